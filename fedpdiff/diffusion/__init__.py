@@ -1,0 +1,1 @@
+"""Diffusion: noise schedule, networks, objectives, training, two-stage sampling."""
