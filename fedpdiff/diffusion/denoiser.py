@@ -1,0 +1,170 @@
+"""A denoiser: a trained network, the chain it was trained on, and the frame its images live in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fedpdiff.diffusion.chain import Chain, ChainKind, Objective, global_chain, personal_chain
+from fedpdiff.diffusion.schedule import NoiseSchedule
+from fedpdiff.errors import DataError
+
+_CONFIG_FILE = "denoiser.json"
+_CENTRE_FILE = "centre.safetensors"
+_NETWORK_FOLDER = "network"
+
+
+class DenoiserConfig(BaseModel):
+    """What must be known beside the weights to sample with a denoiser.
+
+    Attributes
+    ----------
+    t0
+        The level at which the global half hands over to the personal half.
+    last
+        Highest level the personal half was trained on (T or t0); for the global half always T.
+    clip
+        Radius that uploads were clipped to around the centre.
+    clip_flag, clip_flag_switch
+        Whether the network takes a clipped/unclipped flag, and below which share of t0 sampling says
+        "unclipped" (PFDM's clip-mixing).
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: Literal["fedpdiff-denoiser/1"] = "fedpdiff-denoiser/1"
+    kind: ChainKind
+    objective: Objective
+    schedule: str
+    diffusion_steps: int = Field(ge=1)
+    t0: int = Field(ge=1)
+    last: int = Field(ge=1)
+    class_names: list[str] = Field(min_length=1)
+    image_shape: list[int] = Field(min_length=3, max_length=3)
+    clip: float = Field(gt=0)
+    clip_flag: bool = False
+    clip_flag_switch: float = Field(default=1.0, ge=0, le=1)
+
+    @property
+    def conditions(self) -> int:
+        """Number of values of the network's conditioning label."""
+        return len(self.class_names) * (2 if self.clip_flag else 1)
+
+    def chain(self) -> Chain:
+        """Return the diffusion process of this denoiser."""
+        schedule = NoiseSchedule(self.schedule, self.diffusion_steps)
+        if self.kind == "personal":
+            return personal_chain(schedule, self.last)
+        return global_chain(schedule, self.t0, self.kind, self.objective)
+
+
+class Denoiser:
+    """Estimates clean images from noisy ones.
+
+    The global half works on clipped images around the public centre c (u = CLIP(x - c, C)), the personal half
+    on pixels x. :meth:`clean` takes and gives pixels for both, so that one chain can pass from one half to the
+    other: at level t the two frames differ by sqrt(abar_t) c.
+
+    Parameters
+    ----------
+    network
+        U-Net whose class embedding has ``config.conditions`` entries.
+    config
+        The denoiser's description.
+    centre
+        float32, shape (C, H, W); the public centre. Zeros for a personal half.
+    """
+
+    def __init__(self, network: UNet2DModel, config: DenoiserConfig, centre: torch.Tensor) -> None:
+        self.network = network
+        self.config = config
+        self.chain = config.chain()
+        self.centre = centre
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return self.network.device
+
+    def clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """Return E[x_0 | x_t] in pixels, clamped to [-1, 1]; ``x_t`` has shape (N, C, H, W), pixel frame."""
+        offset = self.centre.to(x_t)
+        shifted = x_t - self.chain.alpha_bar[t].sqrt().to(x_t) * offset
+        return (self.clean_clipped(shifted, t, labels) + offset).clamp(-1.0, 1.0)
+
+    def clean_clipped(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """Return E[u | x_t] for images in this half's own frame (global half: clipped, around the centre)."""
+        levels = torch.full((len(x_t),), t)
+        return self.chain.clean_from_output(self._output(x_t, t, labels), x_t, levels)
+
+    def start(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """Return E[y | x_t], the estimated upload, in this half's own frame (nested chain)."""
+        levels = torch.full((len(x_t),), t)
+        return self.chain.start_from_output(self._output(x_t, t, labels), x_t, levels)
+
+    def _output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.clip_flag and t <= self.config.clip_flag_switch * self.config.t0:
+            labels = labels + len(self.config.class_names)  # flag 1: unclipped
+        # diffusers counts levels from 0
+        return self.network(x_t, torch.tensor(t - 1, device=x_t.device), class_labels=labels).sample
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write network (safetensors), description (JSON) and centre to ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save_pretrained(folder / _NETWORK_FOLDER)
+        save_file({"centre": self.centre.cpu().contiguous()}, folder / _CENTRE_FILE)
+        (folder / _CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, device: str | torch.device = "cpu") -> Denoiser:
+        """Read a denoiser that :meth:`save_pretrained` wrote.
+
+        Raises
+        ------
+        DataError
+            When a file is missing, broken, or does not belong to the others.
+        """
+        folder = Path(folder)
+        try:
+            config = DenoiserConfig.model_validate(json.loads((folder / _CONFIG_FILE).read_text("utf-8")))
+            centre = load_file(folder / _CENTRE_FILE)["centre"]
+            network = UNet2DModel.from_pretrained(
+                folder / _NETWORK_FOLDER, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+            raise DataError(f"{folder} does not hold a readable denoiser: {error}") from error
+        if list(centre.shape) != config.image_shape:
+            raise DataError(f"{folder}: the centre has shape {tuple(centre.shape)}, not {config.image_shape}")
+        return cls(network.to(device).eval(), config, centre)
+
+
+def network_arrays(network: UNet2DModel) -> dict[str, np.ndarray]:
+    """Return the weights as float32 arrays by name, for a message."""
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in network.state_dict().items()}
+
+
+def load_network_arrays(network: UNet2DModel, arrays: dict[str, np.ndarray]) -> None:
+    """Load weights by name.
+
+    Raises
+    ------
+    DataError
+        When names, shapes or values (not finite) do not fit the network.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(array.shape) for name, array in arrays.items()}
+    if expected != given:
+        wrong = sorted(set(expected.items()) ^ set(given.items()))
+        raise DataError(f"the received weights do not fit the network of the settings; first difference: {wrong[0]}")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise DataError("the received weights hold values that are not finite")
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
