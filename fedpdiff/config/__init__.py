@@ -1,0 +1,6 @@
+"""The run's and the client's settings, checked before anything starts."""
+
+from fedpdiff.config.node import NodeConfig
+from fedpdiff.config.run import RunConfig
+
+__all__ = ["NodeConfig", "RunConfig"]

@@ -1,0 +1,69 @@
+"""The settings of one client, given to it by whoever runs it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from fedpdiff.config.settings import Settings, setting
+
+_ABSOLUTE = r"^(/.*)?$"
+
+
+class NodeConfig(Settings):
+    """Node config of a client: a simulated one by its partition, a real one by its data path.
+
+    Attributes
+    ----------
+    data_path
+        Folder or file with this site's own images; set in deployment only.
+    state_dir
+        Folder for the release and the personal model; must outlive the process.
+    site_name
+        Name under which the server and the reports know this site.
+    partition_id, num_partitions
+        Which of how many partitions a simulated client holds (from Flower).
+    """
+
+    data_path: str = setting("", "an absolute path", pattern=_ABSOLUTE)
+    state_dir: str = setting("", "an absolute path", pattern=_ABSOLUTE)
+    site_name: str = setting(
+        "",
+        "1 to 64 letters, digits, dots, hyphens or underscores, a letter or digit first",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
+    )
+    partition_id: int | None = setting(None, "a whole number of at least 0", ge=0)
+    num_partitions: int | None = setting(None, "a whole number of at least 1", ge=1)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether this is a simulated client: one without a data path of its own."""
+        return not self.data_path
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        problems = self._simulation_problems() if self.simulated else self._deployment_problems()
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _deployment_problems(self) -> list[str]:
+        return [
+            f'{key} = "": must be set together with data-path, in --node-config'
+            for key, value in (("state-dir", self.state_dir), ("site-name", self.site_name))
+            if not value
+        ]
+
+    def _simulation_problems(self) -> list[str]:
+        if self.partition_id is None or self.num_partitions is None:
+            return [
+                'data-path = "": must be set for a real client, with state-dir and site-name, as in '
+                '--node-config \'data-path="/data" state-dir="/state" site-name="site-a"\' '
+                "(simulated clients have partition-id and num-partitions from Flower instead)"
+            ]
+        if self.partition_id >= self.num_partitions:
+            return [
+                f"partition-id = {self.partition_id}: must be below num-partitions = {self.num_partitions}"
+            ]
+        return []

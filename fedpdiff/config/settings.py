@@ -1,0 +1,83 @@
+"""What run and node settings share: reading flat key-value settings and naming every mistake in them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedpdiff.errors import ConfigError
+
+Value = bool | int | float | str
+
+
+def setting(default: Any, allowed: str, **constraints: Any) -> Any:
+    """Declare a setting; ``allowed`` completes "must be ..." in the message about a wrong value."""
+    return Field(default=default, description=allowed, **constraints)
+
+
+def show(value: object) -> str:
+    """Write a value as TOML does."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        return repr(value)
+
+
+class Settings(BaseModel):
+    """Flat settings with kebab-case keys, strict types, and no unknown keys."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        validate_by_name=True,
+        validate_by_alias=True,
+        protected_namespaces=(),
+    )
+
+    @classmethod
+    def fields_by_key(cls) -> dict[str, str]:
+        """Return every key with the name of its field, in order of declaration."""
+        return {name.replace("_", "-"): name for name in cls.model_fields}
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> Self:
+        """Read flat settings; keys that are absent take their defaults.
+
+        Raises
+        ------
+        ConfigError
+            With one line per problem: key, value, what is allowed.
+        """
+        known = {key: value for key, value in settings.items() if key in cls.fields_by_key()}
+        problems = [unknown_key(key, cls) for key in settings if key not in known]
+        try:
+            config = cls.model_validate(known)
+        except ValidationError as error:
+            problems += [line for details in error.errors() for line in cls._explain(details)]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return config
+
+    @classmethod
+    def _explain(cls, details: Any) -> list[str]:
+        if not details["loc"]:  # a combination: the message says it all, one line each
+            return str(details["ctx"]["error"]).splitlines()
+        key = str(details["loc"][0])
+        allowed = cls.model_fields[cls.fields_by_key()[key]].description
+        return [f"{key} = {show(details['input'])}: must be {allowed}"]
+
+    def flat(self) -> dict[str, Value]:
+        """Return all settings by kebab-case key, the inverse of :meth:`parse`; unset ones are left out."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+def unknown_key(key: str, model: type[Settings]) -> str:
+    """Say that ``key`` is unknown and which known one it resembles."""
+    close = difflib.get_close_matches(key.replace("_", "-"), list(model.fields_by_key()), n=1)
+    return f"{key}: unknown setting" + (f", did you mean {close[0]}?" if close else "")
