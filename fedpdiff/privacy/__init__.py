@@ -1,0 +1,1 @@
+"""Local differential privacy of the one noisy upload: accounting, noise, coding, the release on disk."""
