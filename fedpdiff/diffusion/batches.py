@@ -1,0 +1,112 @@
+"""Where training draws its start images from: clean images, clean and clipped ones, or pooled uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+
+from fedpdiff.errors import DataError
+from fedpdiff.types import LabelledImages, to_pixels
+
+
+class Batches(Protocol):
+    """A source of start images and their conditioning labels."""
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return float32 (size, C, H, W) and int64 (size,)."""
+
+
+def class_weights(labels: torch.Tensor, sampling: Literal["balanced", "uniform"]) -> torch.Tensor:
+    """Return each image's probability of being drawn, float64 of shape (N,).
+
+    ``balanced`` draws every class that is present equally often: with a few images of a class beside hundreds
+    of others, this is worth more than anything else a client can do alone.
+
+    Raises
+    ------
+    DataError
+        When there is no image.
+    """
+    if len(labels) == 0:
+        raise DataError("there are no images to train on")
+    if sampling == "uniform":
+        return torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
+    counts = torch.bincount(labels).double()
+    return 1 / (counts[labels] * (counts > 0).sum())
+
+
+class CleanImages:
+    """Clean images for the personal half, kept as uint8 and converted batch by batch.
+
+    Parameters
+    ----------
+    images
+        The client's images.
+    sampling
+        ``"balanced"`` or ``"uniform"`` over classes.
+    """
+
+    def __init__(self, images: LabelledImages, sampling: Literal["balanced", "uniform"]) -> None:
+        self.images = images
+        self._weights = class_weights(images.labels, sampling)
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pixels in [-1, 1] and labels of ``size`` images, drawn with replacement."""
+        index = torch.multinomial(self._weights, size, replacement=True, generator=generator)
+        return to_pixels(self.images.images[index]), self.images.labels[index]
+
+
+class ClipMixedImages:
+    """Half clipped, half unclipped images with a flag, PFDM's clip-mixing (arXiv 2504.00952; rule is ours).
+
+    The paper mixes "clipped and unclipped samples and an auxiliary conditional signal"; the exact rule is not
+    published. Here each image of a batch is clipped with probability 1/2, and the flag is part of the
+    conditioning label: class k clipped is k, unclipped is k + K.
+
+    Parameters
+    ----------
+    clean
+        The images.
+    num_classes
+        K.
+    clip_pixels
+        Maps pixels (N, C, H, W) to clipped pixels in the same frame: c + CLIP(x - c, C).
+    """
+
+    def __init__(
+        self, clean: CleanImages, num_classes: int, clip_pixels: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        self._clean = clean
+        self._num_classes = num_classes
+        self._clip_pixels = clip_pixels
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pixels, and labels that carry the flag."""
+        pixels, labels = self._clean.draw(size, generator)
+        unclipped = torch.rand(size, generator=generator) < 0.5
+        pixels = torch.where(unclipped.view(-1, 1, 1, 1), pixels, self._clip_pixels(pixels))
+        return pixels, labels + self._num_classes * unclipped
+
+
+class Uploads:
+    """Pooled uploads for the global half: decoded noisy images, each class equally often.
+
+    Parameters
+    ----------
+    values
+        float, shape (N, C, H, W): uploads at level t0, around the centre.
+    labels
+        int64, shape (N,).
+    """
+
+    def __init__(self, values: torch.Tensor, labels: torch.Tensor) -> None:
+        self._values = values
+        self._labels = labels
+        self._weights = class_weights(labels, "balanced")
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``size`` uploads and their labels, drawn with replacement."""
+        index = torch.multinomial(self._weights, size, replacement=True, generator=generator)
+        return self._values[index].float(), self._labels[index]

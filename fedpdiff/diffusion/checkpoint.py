@@ -1,0 +1,75 @@
+"""Checkpoints of a training in progress: one safetensors file, written atomically, never a pickle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fedpdiff.errors import DataError
+
+
+def save_checkpoint(
+    path: Path,
+    step: int,
+    network: UNet2DModel,
+    optimizer: torch.optim.Optimizer,
+    average: EMAModel,
+    generator: torch.Generator,
+) -> None:
+    """Write weights, optimiser moments, moving average and random state after ``step`` steps."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{i}": tensor for i, tensor in enumerate(average.shadow_params)}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    tensors["generator"] = generator.get_state()
+    # Shared storage is refused by safetensors, and a clone also frees the device while the file is written.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"step": str(step)})
+    os.replace(temporary, path)
+
+
+def load_checkpoint(
+    path: Path,
+    network: UNet2DModel,
+    optimizer: torch.optim.Optimizer,
+    average: EMAModel,
+    generator: torch.Generator,
+) -> int:
+    """Load what :func:`save_checkpoint` wrote and return the number of steps already done.
+
+    Raises
+    ------
+    DataError
+        When the file is broken or belongs to another network.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            step = int(file.metadata()["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        network.load_state_dict(_part(tensors, "network."))
+        shadow = _part(tensors, "average.")
+        average.shadow_params = [shadow[str(i)].to(network.device) for i in range(len(shadow))]
+        average.optimization_step = step
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in _part(tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        generator.set_state(tensors["generator"])
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path} is not a checkpoint of this network ({error}); delete it to train from the beginning"
+        ) from error
+    return step
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

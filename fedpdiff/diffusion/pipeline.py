@@ -1,0 +1,153 @@
+"""``PFDMPipeline``: the two halves as a diffusers pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.sampling import SAMPLERS, sample_two_stage
+from fedpdiff.errors import ConfigError, DataError
+
+
+class PFDMPipeline(DiffusionPipeline):
+    """Sample images with a global and a personal denoiser (PFDM, arXiv 2504.00952).
+
+    The two halves live in a folder each, because only the global one may be published.
+
+    Parameters
+    ----------
+    global_half, personal
+        The denoisers; they must agree on schedule, hand-off level, classes and image shape.
+
+    Raises
+    ------
+    DataError
+        When the halves do not belong together.
+
+    Examples
+    --------
+    >>> pipe = PFDMPipeline.from_pretrained("run/server/global", "run/client-0/state/personal")
+    ... # doctest: +SKIP
+    >>> images = pipe(class_labels=[3] * 16, num_inference_steps=50).images  # doctest: +SKIP
+    """
+
+    def __init__(self, global_half: Denoiser, personal: Denoiser) -> None:
+        super().__init__()
+        _check_halves(global_half, personal)
+        self.global_half = global_half
+        self.personal = personal
+        self.register_modules(global_network=global_half.network, personal_network=personal.network)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: list[int] | list[str],
+        num_inference_steps: int = 40,
+        num_global_steps: int | None = None,
+        sampler: str = "dpm-solver++",
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+        output_type: str = "pil",
+    ) -> ImagePipelineOutput:
+        """Sample one image per label.
+
+        Parameters
+        ----------
+        class_labels
+            Class numbers or names.
+        num_inference_steps
+            Network evaluations in both stages together.
+        num_global_steps
+            How many of them the global half takes; default half.
+        sampler
+            ``"dpm-solver++"``, ``"ddim"`` or ``"ddpm"``.
+        generator
+            Randomness; default a fresh one.
+        output_type
+            ``"pil"``, ``"np"`` (float in [0, 1], N x H x W x C) or ``"pt"`` (float in [0, 1], N x C x H x W).
+
+        Raises
+        ------
+        ConfigError
+            When a label, a number of steps, the sampler or the output type is not possible.
+        """
+        labels = torch.tensor([self._class_number(label) for label in class_labels])
+        first = num_inference_steps // 2 if num_global_steps is None else num_global_steps
+        if not 1 <= first < num_inference_steps:
+            raise ConfigError(
+                f"num_global_steps = {first}: must be between 1 and num_inference_steps - 1 = "
+                f"{num_inference_steps - 1}"
+            )
+        if sampler not in SAMPLERS or output_type not in ("pil", "np", "pt"):
+            raise ConfigError(
+                f"sampler = {sampler!r}, output_type = {output_type!r}: must be one of {', '.join(SAMPLERS)}, "
+                f"and one of pil, np, pt"
+            )
+        if generator is None:
+            generator = torch.Generator()
+            generator.seed()
+        parts = []
+        for batch in self.progress_bar(labels.split(batch_size)):
+            samples = sample_two_stage(
+                self.global_half,
+                self.personal,
+                batch.to(self.global_half.device),
+                sampler,
+                first,
+                num_inference_steps - first,
+                generator,
+            )
+            parts.append(samples.images.cpu())
+        pixels = torch.cat(parts).add(1).div(2)
+        if output_type == "pt":
+            return ImagePipelineOutput(images=pixels)
+        array = pixels.permute(0, 2, 3, 1).numpy()
+        return ImagePipelineOutput(images=self.numpy_to_pil(array) if output_type == "pil" else array)
+
+    def _class_number(self, label: int | str) -> int:
+        names = self.personal.config.class_names
+        if label in names:
+            return names.index(str(label))
+        if isinstance(label, int) and 0 <= label < len(names):
+            return label
+        raise ConfigError(
+            f"class_labels: {label!r} is neither a number from 0 to {len(names) - 1} nor one of {', '.join(names)}"
+        )
+
+    def save_pretrained(  # type: ignore[override]  # two folders, because only one may be published
+        self, global_dir: str | Path, personal_dir: str | Path
+    ) -> None:
+        """Write each half to its own folder."""
+        self.global_half.save_pretrained(global_dir)
+        self.personal.save_pretrained(personal_dir)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, global_dir: str | Path, personal_dir: str | Path, device: str | torch.device = "cpu"
+    ) -> PFDMPipeline:
+        """Read both halves.
+
+        Raises
+        ------
+        DataError
+            When a folder holds no readable half or the two do not belong together.
+        """
+        return cls(Denoiser.from_pretrained(global_dir, device), Denoiser.from_pretrained(personal_dir, device))
+
+
+def _check_halves(global_half: Denoiser, personal: Denoiser) -> None:
+    if global_half.config.kind == "personal" or personal.config.kind != "personal":
+        raise DataError(
+            f"the first folder must hold a global half and the second a personal half, but they hold "
+            f"{global_half.config.kind!r} and {personal.config.kind!r}"
+        )
+    shared: tuple[str, ...] = ("schedule", "diffusion_steps", "t0", "class_names", "image_shape")
+    for key in shared:
+        ours: Any = getattr(global_half.config, key)
+        theirs: Any = getattr(personal.config, key)
+        if ours != theirs:
+            raise DataError(f"the two halves do not belong together: {key} is {ours!r} and {theirs!r}")

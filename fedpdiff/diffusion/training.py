@@ -1,0 +1,131 @@
+"""Training of a denoiser: the same loop for the personal, the global and the centralised network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+
+from fedpdiff.diffusion.batches import Batches
+from fedpdiff.diffusion.chain import Chain
+from fedpdiff.diffusion.checkpoint import load_checkpoint, save_checkpoint
+from fedpdiff.errors import RunError
+
+REPORTS = 50
+"""How often a training reports its loss; each report costs one synchronisation with the device."""
+
+Progress = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Optimisation settings, shared by all networks of a run.
+
+    Attributes
+    ----------
+    steps, batch_size
+        Gradient steps, images per step.
+    learning_rate, warmup_steps
+        AdamW's peak rate; it rises linearly over the warm-up and falls to 0 along a cosine.
+    ema_decay
+        Decay of the exponential moving average of the weights, which is what sampling uses.
+    gradient_clip
+        Largest gradient norm.
+    bfloat16
+        Run the network under bfloat16 autocast (weights stay float32).
+    checkpoint_every
+        Steps between checkpoints; 0: none.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    ema_decay: float
+    gradient_clip: float
+    bfloat16: bool = False
+    checkpoint_every: int = 0
+
+
+def train_denoiser(
+    network: UNet2DModel,
+    chain: Chain,
+    batches: Batches,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> UNet2DModel:
+    """Train ``network`` in place and return it with its averaged (EMA) weights, in evaluation mode.
+
+    Parameters
+    ----------
+    batches
+        Draws start images (the chain's y) and conditions.
+    generator
+        CPU generator that draws images, levels and noise; its state is part of a checkpoint, so a resumed
+        training gives the weights of one that was never interrupted.
+    progress
+        Called with (step, steps, mean loss since the last report).
+    checkpoint
+        File to write every ``settings.checkpoint_every`` steps and to resume from when it exists.
+
+    Raises
+    ------
+    RunError
+        When the loss is no longer finite.
+    """
+    device = network.device
+    network.train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True
+    )
+    rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+    average = EMAModel(
+        network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
+    )
+    step = 0
+    if checkpoint is not None and checkpoint.exists():
+        step = load_checkpoint(checkpoint, network, optimizer, average, generator)
+        rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps, last_epoch=step - 1)
+    losses: list[torch.Tensor] = []
+    every = max(1, settings.steps // REPORTS)
+    for step in range(step + 1, settings.steps + 1):
+        start, condition = batches.draw(settings.batch_size, generator)
+        start, condition = start.to(device, non_blocking=True), condition.to(device, non_blocking=True)
+        t = torch.randint(chain.first, chain.last + 1, (len(start),), generator=generator)
+        noise = torch.randn(start.shape, generator=generator).to(device, non_blocking=True)
+        x_t = chain.diffuse(start, t, noise)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+            output = network(x_t, (t - 1).to(device), class_labels=condition).sample
+        loss = chain.loss(output.float(), start, x_t, t, noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip, foreach=True)
+        optimizer.step()
+        rate.step()
+        average.step(network.parameters())
+        losses.append(loss.detach())
+        if step % every == 0 or step == settings.steps:
+            _report(losses, step, settings.steps, progress)
+        if checkpoint is not None and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+            save_checkpoint(checkpoint, step, network, optimizer, average, generator)
+    average.copy_to(network.parameters())
+    return network.eval()
+
+
+def _report(losses: list[torch.Tensor], step: int, steps: int, progress: Progress | None) -> None:
+    loss = torch.stack(losses).mean().item()
+    losses.clear()
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise RunError(
+            f"training diverged: the loss is {loss} at step {step} of {steps}; lower learning-rate or raise "
+            f"warmup-steps"
+        )
+    if progress is not None:
+        progress(step, steps, loss)

@@ -1,0 +1,76 @@
+"""Progress of a run as JSON lines, one file per participant; what the terminal and the report show."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Appends one JSON object per line to ``folder/<who>.jsonl``.
+
+    A line holds ``time`` (Unix seconds), ``who``, ``phase``, ``state`` (``start``, ``progress`` or ``end``),
+    ``done``, ``total`` and ``loss`` (or null). Losses are written by simulations only: on a real site they are
+    computed from private images and stay in the site's own folder.
+
+    Parameters
+    ----------
+    folder
+        Folder of the event files; made when missing.
+    who
+        ``"server"`` or ``"client-<k>"``.
+    """
+
+    def __init__(self, folder: Path, who: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{who}.jsonl"
+        self._who = who
+
+    def write(
+        self, phase: str, state: str, done: int = 0, total: int = 0, loss: float | None = None
+    ) -> None:
+        """Append one event."""
+        event = {"time": time.time(), "who": self._who, "phase": phase, "state": state}
+        line = json.dumps({**event, "done": done, "total": total, "loss": loss}) + "\n"
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    @contextmanager
+    def phase(self, name: str, total: int = 0) -> Iterator[Progress]:
+        """Write the start and, whatever happens, the end of a phase; yields a progress callback."""
+        self.write(name, "start", 0, total)
+        progress = Progress(self, name)
+        try:
+            yield progress
+        finally:
+            self.write(name, "end", progress.done, total)
+
+
+class Progress:
+    """Callback that writes progress lines: ``progress(done, total, loss)``."""
+
+    def __init__(self, log: EventLog, phase: str) -> None:
+        self._log = log
+        self._phase = phase
+        self.done = 0
+
+    def __call__(self, done: int, total: int, loss: float | None = None) -> None:
+        """Write one line."""
+        self.done = done
+        self._log.write(self._phase, "progress", done, total, loss)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Return all events in ``folder``, ordered by time; half-written last lines are left out."""
+    events = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+    return sorted(events, key=lambda event: event["time"])
