@@ -1,0 +1,117 @@
+"""From encoded images of any size and mode to uint8 tensors of the run's shape."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from fedpdiff.config import RunConfig
+from fedpdiff.errors import DataError
+from fedpdiff.types import LabelledImages
+
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr")
+BATCH = 256  # encoded images held at a time
+
+
+def to_labelled_images(dataset: datasets.Dataset, config: RunConfig, where: str = "") -> LabelledImages:
+    """Decode images and bring them to the run's channels and size.
+
+    The EXIF orientation is applied; 16-bit grey is scaled to 8 bits (x / 257); palettes become RGB;
+    transparency is laid over black. ``channels = 1`` takes the luma (ITU-R 601) of colour images,
+    ``channels = 3`` repeats grey. ``fit = "resize"`` scales to the square, whatever the aspect; ``fit = "pad"`` scales
+    the longer side and centres the image on black. Scaling is Pillow's bicubic filter, antialiased.
+
+    Parameters
+    ----------
+    dataset
+        With the columns ``image``, ``label`` and ``source_row`` (and ``colour`` when the run colours images).
+    config
+        Its ``image_size``, ``channels``, ``fit`` and ``data_transform`` apply.
+    where
+        The source, for messages; by default the run's ``data``.
+
+    Returns
+    -------
+    LabelledImages
+        uint8, shape (N, channels, image_size, image_size).
+
+    Raises
+    ------
+    DataError
+        When an image cannot be decoded; it is named by its row, never by what it shows.
+    """
+    where = where or f'data = "{config.data}"'
+    size = config.image_size
+    colorize = config.data_transform == "colorize"
+    images = np.zeros((len(dataset), config.channels, size, size), dtype=np.uint8)
+    encoded = dataset.cast_column("image", datasets.Image(decode=False))
+    done = 0
+    for batch in encoded.iter(batch_size=BATCH):
+        for index, row in enumerate(batch["source_row"]):
+            try:
+                pixels = _decode(batch["image"][index], 1 if colorize else config.channels, size, config.fit)
+            except DataError as error:
+                raise DataError(f"{where}: the image in row {row} (from 0) {error}") from None
+            # A coloured image is its grey values in the channel of its colour, on black.
+            channels = batch["colour"][index] if colorize else slice(None)
+            images[done, channels] = pixels[0] if colorize else pixels
+            done += 1
+    return LabelledImages(torch.from_numpy(images), torch.tensor(dataset["label"][:], dtype=torch.int64))
+
+
+def _decode(encoded: dict[str, Any] | None, channels: int, size: int, fit: str) -> np.ndarray:
+    """Return one image as uint8 (channels, size, size)."""
+    if encoded is None:
+        raise DataError("is missing; take the row out")
+    try:
+        source = encoded["path"] if encoded["bytes"] is None else io.BytesIO(encoded["bytes"])
+        with Image.open(source) as opened:
+            image = _scaled(to_mode(ImageOps.exif_transpose(opened), channels), size, fit)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise DataError(f"cannot be decoded ({type(error).__name__}); repair it or take it out") from None
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Convert an image of any supported Pillow mode to 8-bit grey (1 channel) or RGB (3 channels).
+
+    Raises
+    ------
+    DataError
+        When the mode has no agreed 8-bit meaning, such as floating point.
+    """
+    if image.mode in SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int64)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise DataError(
+                f"has whole numbers beyond 16 bits (mode {image.mode}); save it with 8 or 16 bits"
+            )
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    elif image.mode in WITH_ALPHA or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", opaque.size, (0, 0, 0, 255)), opaque).convert("RGB")
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    elif image.mode not in PLAIN:
+        raise DataError(
+            f"has the mode {image.mode}; save it as 8- or 16-bit grey, RGB, RGBA, CMYK or with a palette"
+        )
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _scaled(image: Image.Image, size: int, fit: str) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    if fit == "pad":
+        return ImageOps.pad(image, (size, size), method=Image.Resampling.BICUBIC, color=0)
+    return image.resize((size, size), Image.Resampling.BICUBIC)

@@ -1,0 +1,100 @@
+"""The majority/minority partition: each client's own classes in full, and a few images of every other."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+from flwr_datasets.partitioner import Partitioner
+
+from fedpdiff.errors import DataError
+from fedpdiff.rng import numpy_generator
+
+
+class MajorityMinorityPartitioner(Partitioner):
+    """Give each class to one client in full, and ``minority_images`` of it to each of the others.
+
+    Of K classes, class c (counted from 0) is a majority class of client ``c * num_partitions // K``: two
+    clients have the two halves of the list of classes. No image goes to two clients.
+
+    Parameters
+    ----------
+    num_partitions
+        Number of clients, at most the number of classes.
+    partition_by
+        Name of the label column.
+    minority_images
+        Images of each of its minority classes that a client has, >= 0.
+    majority_images
+        Most images of each of its majority classes that a client has; 0 for all that are left.
+    seed
+        Decides which images go where.
+
+    Raises
+    ------
+    DataError
+        When there are more clients than classes, or too few images of a class.
+    """
+
+    def __init__(
+        self,
+        num_partitions: int,
+        partition_by: str = "label",
+        minority_images: int = 8,
+        majority_images: int = 0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value in (("minority_images", minority_images), ("majority_images", majority_images)):
+            if not isinstance(value, int) or value < 0:
+                raise DataError(f"partitioner-settings: {name} = {value} must be a whole number, 0 or more")
+        self._num_partitions = num_partitions
+        self._partition_by = partition_by
+        self._minority_images = minority_images
+        self._majority_images = majority_images
+        self._seed = seed
+        self._rows: list[list[int]] | None = None
+
+    @property
+    def num_partitions(self) -> int:
+        """Number of clients."""
+        return self._num_partitions
+
+    def load_partition(self, partition_id: int) -> datasets.Dataset:
+        """Return the images of one client, 0 .. num_partitions - 1."""
+        if self._rows is None:
+            self._rows = self._divide()
+        return self.dataset.select(self._rows[partition_id])
+
+    def _divide(self) -> list[list[int]]:
+        labels = np.asarray(self.dataset[self._partition_by][:])
+        feature = self.dataset.features[self._partition_by]
+        named = isinstance(feature, datasets.ClassLabel)
+        names = feature.names if named else [str(value) for value in np.unique(labels)]
+        values = range(len(names)) if named else np.unique(labels)
+        if self._num_partitions > len(names):
+            raise DataError(
+                f'partitioner = "majority-minority" gives every client a class of its own: clients = '
+                f"{self._num_partitions} must be at most the number of classes, {len(names)}"
+            )
+        rng = numpy_generator(self._seed, "majority-minority")
+        clients: list[list[int]] = [[] for _ in range(self._num_partitions)]
+        for index, value in enumerate(values):
+            owner = index * self._num_partitions // len(names)
+            shares = self._shares(rng.permutation(np.flatnonzero(labels == value)), owner, names[index])
+            for rows, share in zip(clients, shares, strict=True):
+                rows.extend(share.tolist())
+        return [sorted(rows) for rows in clients]
+
+    def _shares(self, rows: np.ndarray, owner: int, name: str) -> list[np.ndarray]:
+        """Divide the rows of one class: first the others' few, then the owner's."""
+        given = self._minority_images * (self._num_partitions - 1)
+        if 0 < len(rows) < given + max(self._minority_images, 1):
+            raise DataError(
+                f'the class "{name}" has {len(rows)} images to divide: too few for {self._minority_images} '
+                f"at each of {self._num_partitions - 1} clients and at least as many at the one whose "
+                f"majority class it is; lower minority_images in partitioner-settings, or raise max-images"
+            )
+        own = rows[given:]
+        own = own[: self._majority_images] if self._majority_images else own
+        minority = iter(np.split(rows[:given], self._num_partitions - 1) if self._num_partitions > 1 else [])
+        return [own if client == owner else next(minority) for client in range(self._num_partitions)]

@@ -1,0 +1,95 @@
+"""A source of labelled images, with the same columns and class order wherever it was read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import datasets
+
+from fedpdiff.config import RunConfig
+from fedpdiff.data.colorize import add_colours, colour_names
+from fedpdiff.data.columns import class_names_of, find_columns, normalise
+from fedpdiff.data.reading import TEST_NAMES, TRAIN_NAMES, read, read_local
+from fedpdiff.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images with the columns ``image``, ``label`` and ``source_row``, and the source's others.
+
+    ``source_row`` is the row in the part of the source that it came from, counted from 0.
+    """
+
+    train: datasets.Dataset
+    test: datasets.Dataset | None
+    class_names: tuple[str, ...]
+
+
+def load_source(config: RunConfig) -> Source:
+    """Read the data set of the run, ``config.data``.
+
+    Raises
+    ------
+    DataError
+        When it cannot be read, or its columns or classes do not fit the settings.
+    """
+    return _source(read(config.data), config, config.class_names, f'data = "{config.data}"')
+
+
+def load_site(config: RunConfig, data_path: str) -> Source:
+    """Read a site's own images; their classes are matched by name with the run's.
+
+    The run's classes are ``classes`` where set, else those of ``data``, so that every site numbers them
+    alike.
+
+    Raises
+    ------
+    DataError
+        As :func:`load_source`; unknown classes are refused by name, absent ones are allowed.
+    """
+    found = read_local(data_path, "data-path")
+    names = config.class_names or _own_names(read(config.data), config)
+    return _source(found, config, names, f'data-path = "{data_path}"')
+
+
+def class_names(config: RunConfig) -> tuple[str, ...]:
+    """Return the run's class names in the order of the label numbers (for coloured data: each colour's)."""
+    names = config.class_names or _own_names(read(config.data), config)
+    return colour_names(names) if config.data_transform == "colorize" else names
+
+
+def _own_names(found: datasets.DatasetDict, config: RunConfig) -> tuple[str, ...]:
+    train, _ = _train_and_test(found, f'data = "{config.data}"')
+    return class_names_of(train, find_columns(train, config)[1])
+
+
+def _source(found: datasets.DatasetDict, config: RunConfig, names: tuple[str, ...], where: str) -> Source:
+    train, test = _train_and_test(found, where)
+    columns = find_columns(train, config)
+    names = names or class_names_of(train, columns[1])
+    train = normalise(train, columns, names, where)
+    test = None if test is None else normalise(test, columns, names, where)
+    if config.data_transform == "colorize":
+        if config.channels != 3:
+            raise ConfigError(
+                f'data-transform = "colorize" paints in RGB: channels = {config.channels} must be 3'
+            )
+        train = add_colours(train, config.seed, "train")
+        test = None if test is None else add_colours(test, config.seed, "test")
+        names = colour_names(names)
+    return Source(train, test, names)
+
+
+def _train_and_test(
+    found: datasets.DatasetDict, where: str
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Return the training and the test split (None where there is none); a single split is for training."""
+    train = next((found[name] for name in TRAIN_NAMES if name in found), None)
+    if train is None and len(found) == 1:
+        train = next(iter(found.values()))
+    if train is None:
+        raise DataError(f"{where} has no split called train; it has: {', '.join(sorted(found))}")
+    if len(train) == 0:
+        raise DataError(f"{where} has no images")
+    test = next((found[name] for name in TEST_NAMES if name in found and found[name] is not train), None)
+    return train, test
