@@ -1,0 +1,7 @@
+"""``python -m fedpdiff`` is the ``fedpdiff`` command."""
+
+import sys
+
+from fedpdiff.cli import main
+
+sys.exit(main())

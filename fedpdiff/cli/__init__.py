@@ -1,0 +1,43 @@
+"""The ``fedpdiff`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fedpdiff.errors import FedpdiffError
+
+COMMANDS = ("simulate", "privacy", "report")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command; each command's module imports its work only when it runs."""
+    parser = argparse.ArgumentParser(
+        prog="fedpdiff",
+        description="Federated personalised diffusion models from one noisy upload per client.",
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        import_module(f"fedpdiff.cli.{command}").add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; each command sets ``run``, a function of the parsed arguments.
+
+    Returns
+    -------
+    int
+        0 on success, 1 when a run failed, 2 for a mistake in the request, 130 after Ctrl-C.
+    """
+    parsed = build_parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed) or 0)
+    except FedpdiffError as error:
+        print(f"fedpdiff: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fedpdiff: interrupted", file=sys.stderr)
+        return 130

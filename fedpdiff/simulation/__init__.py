@@ -1,0 +1,1 @@
+"""Launches ``flwr run`` simulations: presets, processes, progress."""

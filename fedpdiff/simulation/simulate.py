@@ -1,0 +1,111 @@
+"""A preset from its settings to its result table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from fedpdiff.config import RunConfig
+from fedpdiff.config.settings import Value
+from fedpdiff.errors import ConfigError, RunError
+from fedpdiff.simulation.launcher import COMPLETED, federation_settings, run_flower, tail
+from fedpdiff.simulation.presets import Preset, configure
+from fedpdiff.simulation.progress import EventReader, display
+
+
+def simulate(app: Path, preset: Preset, overrides: Mapping[str, Value], out: str | None = None) -> int:
+    """Run ``preset`` as a Flower simulation of ``app``, show its progress and print its results.
+
+    Parameters
+    ----------
+    app
+        Folder of the Flower app.
+    preset
+        The preset to run.
+    overrides
+        Settings that take precedence over the preset's.
+    out
+        Run folder; default ``runs/PRESET-TIME`` in the current folder.
+
+    Returns
+    -------
+    int
+        0 when the run finished, 1 when it failed.
+
+    Raises
+    ------
+    ConfigError
+        When the settings cannot work, or ``out`` already holds a finished run.
+    """
+    began = time.monotonic()
+    default = f"runs/{preset.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    run_dir = Path(out or overrides.get("run-dir") or default).expanduser().absolute()  # type: ignore[arg-type]
+    config = configure(preset, overrides, run_dir)
+    if (run_dir / "results.json").exists():
+        raise ConfigError(f"--out {run_dir}: already holds a finished run; choose another folder")
+    console = Console()
+    console.print(f"{preset.name}: results go to {run_dir}", highlight=False, soft_wrap=True)
+    failure = _launch(app, config, run_dir, console)
+    if failure:
+        print(f"fedpdiff: the run failed: {failure}", file=sys.stderr)
+        return 1
+    print("\n" + (run_dir / "results.md").read_text(encoding="utf-8").strip() + "\n")
+    print(f"Report: {run_dir / 'report.html'}")
+    print(f"Time:   {_minutes(time.monotonic() - began)}")
+    return 0
+
+
+def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> str:
+    """Run the app and return why it failed, or an empty string."""
+    log = run_dir / "flower.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    (run_dir / "error.txt").unlink(missing_ok=True)
+    events = EventReader(run_dir)
+    with display(console) as shown:
+
+        def on_wait() -> None:
+            for event in events.new():
+                shown.show(event)
+
+        try:
+            status = run_flower(
+                app,
+                config.flat(),
+                federation_settings(config.clients, _gpus(config.device)),
+                log,
+                on_wait,
+                config.threads,
+            )
+        except RunError as error:
+            return str(error)
+    if status == COMPLETED and (run_dir / "results.md").exists():
+        return ""
+    return _cause(run_dir, log, status)
+
+
+def _cause(run_dir: Path, log: Path, status: str) -> str:
+    """Return what the server wrote about its failure, or the end of the log."""
+    written = run_dir / "error.txt"
+    if written.exists():
+        return f"{written.read_text(encoding='utf-8').strip()}\n(everything that was logged: {log})"
+    return f"Flower says {status}; the end of {log}:\n{tail(log)}"
+
+
+def _gpus(device: str) -> int:
+    """Count the GPUs that the clients may use; torch is loaded only on a machine that may have some."""
+    if device == "cpu" or (shutil.which("nvidia-smi") is None and not os.path.exists("/dev/nvidia0")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
