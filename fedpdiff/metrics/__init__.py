@@ -1,0 +1,27 @@
+"""What generated images are measured with: feature spaces, and one file per metric.
+
+Every metric file states its direction and bounds as ``HIGHER_IS_BETTER``, ``LOWER_BOUND`` and ``UPPER_BOUND``
+and returns ``None`` instead of a number that would mislead.
+"""
+
+from __future__ import annotations
+
+from fedpdiff.metrics.accuracy import accuracy
+from fedpdiff.metrics.feature_training import cached_feature_network, train_feature_network
+from fedpdiff.metrics.features import FEATURE_DIM, FeatureNetwork, FeatureSpace
+from fedpdiff.metrics.frechet import frechet, frechet_spread
+from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.metrics.precision_recall import precision_recall
+
+__all__ = [
+    "FEATURE_DIM",
+    "FeatureNetwork",
+    "FeatureSpace",
+    "InceptionFeatures",
+    "accuracy",
+    "cached_feature_network",
+    "frechet",
+    "frechet_spread",
+    "precision_recall",
+    "train_feature_network",
+]
