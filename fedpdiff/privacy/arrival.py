@@ -1,0 +1,146 @@
+"""What the server can check of an upload's noise: it refuses, to protect the client, what has too little.
+
+An honest value is sqrt(abar) u + sqrt(1 - abar) z, then rounded for the wire. Whatever the images u are, the energy in
+any fixed directions is at least that of the noise alone: signal only adds energy (a non-central chi-square is
+stochastically larger than the central one). So a chi-square lower tail needs no knowledge of the images, and its
+false-alarm rate holds for all of them. Directions: the upper half of each channel's cosine spectrum, where images have
+little energy to hide missing noise behind.
+
+The rounding is part of the noise: :func:`noise_floor` is the least variance it leaves beside any pixel value.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import dctn
+from scipy.special import ndtr
+from scipy.stats import chi2
+
+from fedpdiff.errors import PrivacyError
+from fedpdiff.privacy.wire import quantiser
+
+FALSE_ALARM = 1e-6  # of all tests of one upload together
+_LARGEST_PIXEL = 2.0  # |u_j|: pixels and centre are in [-1, 1]
+_PAIR_ROWS = 1000  # every two of the first so many rows are compared (rows arrive shuffled)
+_LEAST_RATIO = 0.05  # a threshold below this share of the noise would test the wire's steps, not the noise
+
+
+def _cell_probabilities(alpha_bar: float, bits: int) -> NDArray[np.float64]:
+    """Return P(level | pixel signal), shape (signals, levels), for signals 0 .. 2 sqrt(abar)."""
+    signal = np.linspace(0, _LARGEST_PIXEL * math.sqrt(alpha_bar), 1001)[:, None]
+    below = ndtr((quantiser(bits)[0] - signal) / math.sqrt(1 - alpha_bar))
+    return np.diff(below, axis=1, prepend=0.0, append=1.0)
+
+
+@lru_cache
+def noise_floor(alpha_bar: float, bits: int) -> float:
+    """Return the least variance of a decoded value, over all signals that a pixel can carry.
+
+    It is close to 1 - abar, and 0, meaning that nothing can be checked, where the wire's steps are too coarse for this
+    noise (below half of 1 - abar: 8 bits below a standard deviation of about 0.02, 2 bits below about 0.65).
+    """
+    levels = quantiser(bits)[1]
+    share = _cell_probabilities(alpha_bar, bits)
+    mean = share @ levels
+    least = float(np.min(share @ levels**2 - mean**2))
+    return least if least >= 0.5 * (1 - alpha_bar) else 0.0
+
+
+def _fine_structure(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the coefficients of the upper half of each channel's cosine spectrum, shape (N, k)."""
+    height, width = values.shape[2:]
+    high = np.arange(height)[:, None] / height + np.arange(width) / width >= 1
+    spectrum = dctn(values, axes=(2, 3), norm="ortho")
+    return spectrum[:, :, high].reshape(len(values), -1).astype(np.float64)
+
+
+def _tail(energy: float, degrees: int, tests: int) -> float:
+    """Return the Bonferroni-corrected chance of so little energy; 1 when the test would look below the wire's steps."""
+    if degrees == 0 or chi2.ppf(FALSE_ALARM / 4 / tests, degrees) < _LEAST_RATIO * degrees:
+        return 1.0
+    return min(1.0, tests * float(chi2.cdf(energy, degrees)))
+
+
+def _least_pair(rows: NDArray[np.float64]) -> float:
+    """Return the smallest squared distance between two different rows."""
+    energy = np.einsum("nk,nk->n", rows, rows)
+    distance = energy[:, None] + energy - 2 * rows @ rows.T
+    np.fill_diagonal(distance, np.inf)
+    return max(0.0, float(distance.min()))
+
+
+def noise_p_values(values: NDArray[np.float32], alpha_bar: float, bits: int) -> dict[str, float]:
+    """Return, for each test, the chance that an honest upload has so little noise energy.
+
+    Parameters
+    ----------
+    values
+        float32, shape (N, C, H, W): a decoded upload.
+    alpha_bar
+        abar after t0 steps, as agreed.
+    bits
+        Of the wire: 8, 4 or 2.
+
+    Returns
+    -------
+    dict
+        ``in total``, ``in one image``, ``at one pixel``, ``between two images`` (noise used twice); each corrected for
+        the number of images, pixels or pairs it looked at. All 1 when :func:`noise_floor` is 0.
+    """
+    floor = noise_floor(alpha_bar, bits)
+    if floor == 0 or len(values) == 0:
+        return {}
+    fine = _fine_structure(values)
+    n, k = fine.shape
+    image = np.einsum("nk,nk->n", fine, fine) / floor
+    pixel = np.einsum("nchw,nchw->chw", values, values, dtype=np.float64) / floor
+    p = {
+        "in total": _tail(float(image.sum()), n * k, 1),
+        "in one image": _tail(float(image.min()), k, n),
+        "at one pixel": _tail(float(pixel.min()), n, pixel.size),
+    }
+    first = fine[:_PAIR_ROWS]
+    if len(first) > 1:
+        pairs = len(first) * (len(first) - 1) // 2
+        p["between two images"] = _tail(_least_pair(first) / (2 * floor), k, pairs)
+    return p
+
+
+def _repeats(values: NDArray[np.float32], alpha_bar: float, bits: int) -> bool:
+    """Return whether two rows are equal although honest noise would practically never make them so."""
+    alike = float((_cell_probabilities(alpha_bar, bits) ** 2).sum(axis=1).max())
+    dimensions = math.prod(values.shape[1:])
+    if 2 * math.log(max(2, len(values))) + dimensions * math.log(alike) > math.log(FALSE_ALARM) - 10:
+        return False
+    return len({row.tobytes() for row in values}) < len(values)
+
+
+def check_noise_level(values: NDArray[np.float32], alpha_bar: float, bits: int) -> None:
+    """Refuse an upload with less noise than agreed; an honest one is refused with probability at most 1e-6.
+
+    Parameters are those of :func:`noise_p_values`. At 8 bits the bound is exact up to the wire's small steps; at 4 and
+    2 bits it rests on the values' being bounded, which makes little energy rarer than for a Gaussian.
+
+    Raises
+    ------
+    PrivacyError
+        When the noise is too weak in total, in one image, at one pixel, or shared by two images, or an image comes
+        twice; the message says which.
+    """
+    if values.ndim != 4 or not np.isfinite(values).all():
+        raise PrivacyError(f"an upload must hold finite values of shape (N, C, H, W), but has shape {values.shape}")
+    if not 0 < alpha_bar < 1:
+        raise PrivacyError(f"alpha_bar is {alpha_bar!r}, but must lie strictly between 0 and 1")
+    advice = "delete this upload, and check the client's release code, clip, schedule and t0"
+    if _repeats(values, alpha_bar, bits):
+        raise PrivacyError(f"an upload holds the same noisy image twice, so its noise is not independent; {advice}")
+    for where, p in noise_p_values(values, alpha_bar, bits).items():
+        if p < FALSE_ALARM / 4:
+            raise PrivacyError(
+                f"an upload has less noise {where} than alpha_bar {alpha_bar:.6g} promises (an honest upload has so "
+                f"little with probability {p:.1e}); {advice}"
+            )
