@@ -25,8 +25,9 @@ def to_labelled_images(dataset: datasets.Dataset, config: RunConfig, where: str 
 
     The EXIF orientation is applied; 16-bit grey is scaled to 8 bits (x / 257); palettes become RGB;
     transparency is laid over black. ``channels = 1`` takes the luma (ITU-R 601) of colour images,
-    ``channels = 3`` repeats grey. ``fit = "resize"`` scales to the square, whatever the aspect; ``fit = "pad"`` scales
-    the longer side and centres the image on black. Scaling is Pillow's bicubic filter, antialiased.
+    ``channels = 3`` repeats grey. ``fit = "resize"`` scales to the square, whatever the aspect;
+    ``fit = "pad"`` scales the longer side and centres the image on black. Scaling is Pillow's bicubic
+    filter, antialiased.
 
     Parameters
     ----------
@@ -112,6 +113,12 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 def _scaled(image: Image.Image, size: int, fit: str) -> Image.Image:
     if image.size == (size, size):
         return image
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), method=Image.Resampling.BICUBIC, color=0)
-    return image.resize((size, size), Image.Resampling.BICUBIC)
+    if fit == "resize":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    # Not ImageOps.pad: it makes a very long image vanish, its shorter side rounded to nothing.
+    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    square = Image.new(image.mode, (size, size))
+    square.paste(
+        image.resize((width, height), Image.Resampling.BICUBIC), ((size - width) // 2, (size - height) // 2)
+    )
+    return square

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ def _read_hub(name: str) -> datasets.DatasetDict:
         ) from None
 
 
+@cache  # it is public and small, and read several times in a run
 def _digits() -> datasets.Dataset:
     """Return scikit-learn's 1,797 handwritten digits, 8x8 grey; 0..16 becomes 0..255."""
     from sklearn.datasets import load_digits  # half a second, and only needed here
