@@ -4,8 +4,8 @@ With mu = (L2 sensitivity) / (noise standard deviation),
 
     delta(epsilon) = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu),
 
-and with u = epsilon/mu - mu/2, v = epsilon/mu + mu/2, v^2 - u^2 = 2 epsilon, so that e^epsilon phi(v) = phi(u) and
-delta = phi(u) (R(u) - R(v)) with Mills' ratio R. Nothing overflows, however large epsilon is.
+and with u = epsilon/mu - mu/2, v = epsilon/mu + mu/2, v^2 - u^2 = 2 epsilon, so that e^epsilon phi(v) =
+phi(u) and delta = phi(u) (R(u) - R(v)) with Mills' ratio R. Nothing overflows, however large epsilon is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def log_delta(epsilon: float, mu: float) -> float:
 
 
 def theorem_5_1_epsilon(mu: float, delta: float) -> float:
-    """Return epsilon by Theorem 5.1 of PFDM: rho + 2 sqrt(rho log(1/delta)), rho = mu^2 / 2 (valid, but loose)."""
+    """Return epsilon by Theorem 5.1 of PFDM, rho + 2 sqrt(rho log(1/delta)) with rho = mu^2 / 2 (loose)."""
     _check(delta, mu=mu)
     rho = mu * mu / 2
     return rho + 2 * math.sqrt(rho * math.log(1 / delta))
@@ -97,7 +97,7 @@ def epsilon_from_mu(mu: float, delta: float) -> float:
 
 
 def mu_from_epsilon(epsilon: float, delta: float) -> float:
-    """Return the largest mu for which a mu-GDP mechanism is (epsilon, delta)-private; inverse of the above."""
+    """Return the largest mu for which a mu-GDP mechanism is (epsilon, delta)-private: the inverse."""
     _check(delta, epsilon=epsilon)
     target = math.log(delta)
     # Both are always allowed: Theorem 5.1 is valid, and delta(epsilon) <= delta(0) < 0.4 mu.

@@ -1,10 +1,10 @@
 """What the server can check of an upload's noise: it refuses, to protect the client, what has too little.
 
-An honest value is sqrt(abar) u + sqrt(1 - abar) z, then rounded for the wire. Whatever the images u are, the energy in
-any fixed directions is at least that of the noise alone: signal only adds energy (a non-central chi-square is
-stochastically larger than the central one). So a chi-square lower tail needs no knowledge of the images, and its
-false-alarm rate holds for all of them. Directions: the upper half of each channel's cosine spectrum, where images have
-little energy to hide missing noise behind.
+An honest value is sqrt(abar) u + sqrt(1 - abar) z, then rounded for the wire. Whatever the images u are, the
+energy in any fixed directions is at least that of the noise alone: signal only adds energy (a non-central
+chi-square is stochastically larger than the central one). So a chi-square lower tail needs no knowledge of
+the images, and its false-alarm rate holds for all of them. Directions: the upper half of each channel's
+cosine spectrum, where images have little energy to hide missing noise behind.
 
 The rounding is part of the noise: :func:`noise_floor` is the least variance it leaves beside any pixel value.
 """
@@ -40,8 +40,9 @@ def _cell_probabilities(alpha_bar: float, bits: int) -> NDArray[np.float64]:
 def noise_floor(alpha_bar: float, bits: int) -> float:
     """Return the least variance of a decoded value, over all signals that a pixel can carry.
 
-    It is close to 1 - abar, and 0, meaning that nothing can be checked, where the wire's steps are too coarse for this
-    noise (below half of 1 - abar: 8 bits below a standard deviation of about 0.02, 2 bits below about 0.65).
+    It is close to 1 - abar, and 0, meaning that nothing can be checked, where the wire's steps are too coarse
+    for this noise (below half of 1 - abar: 8 bits below a standard deviation of about 0.02, 2 bits below
+    about 0.65).
     """
     levels = quantiser(bits)[1]
     share = _cell_probabilities(alpha_bar, bits)
@@ -59,7 +60,7 @@ def _fine_structure(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _tail(energy: float, degrees: int, tests: int) -> float:
-    """Return the Bonferroni-corrected chance of so little energy; 1 when the test would look below the wire's steps."""
+    """Return the (Bonferroni) chance of so little energy; 1 when the test would look below the wire's steps."""
     if degrees == 0 or chi2.ppf(FALSE_ALARM / 4 / tests, degrees) < _LEAST_RATIO * degrees:
         return 1.0
     return min(1.0, tests * float(chi2.cdf(energy, degrees)))
@@ -88,8 +89,8 @@ def noise_p_values(values: NDArray[np.float32], alpha_bar: float, bits: int) -> 
     Returns
     -------
     dict
-        ``in total``, ``in one image``, ``at one pixel``, ``between two images`` (noise used twice); each corrected for
-        the number of images, pixels or pairs it looked at. All 1 when :func:`noise_floor` is 0.
+        ``in total``, ``in one image``, ``at one pixel``, ``between two images`` (noise used twice); each
+        corrected for the number of images, pixels or pairs it looked at. All 1 when :func:`noise_floor` is 0.
     """
     floor = noise_floor(alpha_bar, bits)
     if floor == 0 or len(values) == 0:
@@ -122,25 +123,30 @@ def _repeats(values: NDArray[np.float32], alpha_bar: float, bits: int) -> bool:
 def check_noise_level(values: NDArray[np.float32], alpha_bar: float, bits: int) -> None:
     """Refuse an upload with less noise than agreed; an honest one is refused with probability at most 1e-6.
 
-    Parameters are those of :func:`noise_p_values`. At 8 bits the bound is exact up to the wire's small steps; at 4 and
-    2 bits it rests on the values' being bounded, which makes little energy rarer than for a Gaussian.
+    Parameters are those of :func:`noise_p_values`. At 8 bits the bound is exact up to the wire's small steps;
+    at 4 and 2 bits it rests on the values' being bounded, which makes little energy rarer than for a
+    Gaussian.
 
     Raises
     ------
     PrivacyError
-        When the noise is too weak in total, in one image, at one pixel, or shared by two images, or an image comes
-        twice; the message says which.
+        When the noise is too weak in total, in one image, at one pixel, or shared by two images, or an image
+        comes twice; the message says which.
     """
     if values.ndim != 4 or not np.isfinite(values).all():
-        raise PrivacyError(f"an upload must hold finite values of shape (N, C, H, W), but has shape {values.shape}")
+        raise PrivacyError(
+            f"an upload must hold finite values of shape (N, C, H, W), but has shape {values.shape}"
+        )
     if not 0 < alpha_bar < 1:
         raise PrivacyError(f"alpha_bar is {alpha_bar!r}, but must lie strictly between 0 and 1")
     advice = "delete this upload, and check the client's release code, clip, schedule and t0"
     if _repeats(values, alpha_bar, bits):
-        raise PrivacyError(f"an upload holds the same noisy image twice, so its noise is not independent; {advice}")
+        raise PrivacyError(
+            f"an upload holds the same noisy image twice, so its noise is not independent; {advice}"
+        )
     for where, p in noise_p_values(values, alpha_bar, bits).items():
         if p < FALSE_ALARM / 4:
             raise PrivacyError(
-                f"an upload has less noise {where} than alpha_bar {alpha_bar:.6g} promises (an honest upload has so "
-                f"little with probability {p:.1e}); {advice}"
+                f"an upload has less noise {where} than alpha_bar {alpha_bar:.6g} promises (an honest upload has "
+                f"so little with probability {p:.1e}); {advice}"
             )

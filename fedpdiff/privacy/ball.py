@@ -25,7 +25,7 @@ def choose_centre(
     Parameters
     ----------
     rule
-        ``none``: mid-grey, 0; ``public-scalar``: the mean of all public pixels; ``public-mean``: their mean image.
+        ``none``: mid-grey, 0; ``public-scalar``: the mean of all pixels; ``public-mean``: the mean image.
     public
         Public images, float (N, C, H, W) in [-1, 1]; needed by the public rules.
     shape
@@ -46,7 +46,7 @@ def choose_centre(
 def choose_radius(
     rule: RadiusRule, fixed: float, public: ArrayLike | None, centre: NDArray[np.float32]
 ) -> float:
-    """Return C: ``fixed``, the median norm of the public images around ``centre``, or a radius that clips nothing."""
+    """Return C: ``fixed``, the median norm of the public images around the centre, or one clipping nothing."""
     if rule == "fixed":
         return fixed
     shape = (centre.shape[0], centre.shape[1], centre.shape[2])

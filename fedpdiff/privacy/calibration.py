@@ -27,9 +27,7 @@ def mu_of(alpha_bar_t0: float, clip: float) -> float:
         When an argument is out of range.
     """
     if not 0 <= alpha_bar_t0 < 1:
-        raise PrivacyError(
-            f"alpha_bar is {alpha_bar_t0!r}, but must be in [0, 1): without noise there is no privacy"
-        )
+        raise PrivacyError(f"alpha_bar is {alpha_bar_t0!r}, but must be in [0, 1): no noise, no privacy")
     if not 0 < clip < math.inf:
         raise PrivacyError(f"clip is {clip!r}, but must be a positive, finite norm in pixel units")
     return 2 * clip * math.sqrt(alpha_bar_t0 / (1 - alpha_bar_t0))
@@ -64,6 +62,7 @@ def smallest_t0(alpha_bar: NDArray[np.float64], clip: float, epsilon: float, del
             return t0
     reached = epsilon_from_mu(mu_of(float(alpha_bar[-1]), clip), delta)
     raise PrivacyError(
-        f"epsilon is {epsilon:g}, but this noise schedule reaches only {reached:.3g} after all {len(alpha_bar) - 1} "
-        f"steps at clip {clip:g}, delta {delta:g}; ask for a larger epsilon or a smaller clip"
+        f"epsilon is {epsilon:g}, but this noise schedule reaches only {reached:.3g} after all "
+        f"{len(alpha_bar) - 1} steps at clip {clip:g}, delta {delta:g}; "
+        "ask for a larger epsilon or a smaller clip"
     )

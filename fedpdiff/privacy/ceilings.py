@@ -25,7 +25,8 @@ def tpr_at_fpr(mu: float, fpr: float) -> float:
 def reidentification(mu: float, candidates: int) -> float:
     """Return the largest chance to pick the right one of ``candidates`` equally likely images.
 
-    All candidates lie within C = (sensitivity / 2) of the ball's centre, so each is at most mu/2 from the release of the
-    centre itself; the trade-off curve is concave, hence the bound on the average (Hayes, Mahloujifar & Balle 2023).
+    All candidates lie within C = (sensitivity / 2) of the ball's centre, so each is at most mu/2 from the
+    release of the centre itself; the trade-off curve is concave, hence the bound on the average (Hayes,
+    Mahloujifar & Balle 2023).
     """
     return float(ndtr(ndtri(1.0 / candidates) + mu / 2))

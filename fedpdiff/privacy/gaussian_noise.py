@@ -1,8 +1,9 @@
 """Exactly rounded Gaussian integers, N = round(sigma Z), from the operating system's randomness.
 
-For an integer m, m + round(sigma Z) = round(m + sigma Z): the release is post-processing of the real-valued Gaussian
-mechanism, whatever the precision of this machine's floats. Drawing N needs a uniform U in [0, 1) compared with the
-boundaries F_k = P(|N| <= k) = erf((k + 1/2) / (sigma sqrt 2)), and U is drawn only as far as the answer needs it:
+For an integer m, m + round(sigma Z) = round(m + sigma Z): the release is post-processing of the real-valued
+Gaussian mechanism, whatever the precision of this machine's floats. Drawing N needs a uniform U in [0, 1)
+compared with the boundaries F_k = P(|N| <= k) = erf((k + 1/2) / (sigma sqrt 2)), and U is drawn only as far
+as needed:
 
 1. 20 bits decide almost always (a table says so: no boundary lies in or near that interval);
 2. else 62 bits, compared with the boundaries in double precision, decide unless U is within 2^-40 of one;
@@ -68,7 +69,7 @@ class SeededNoise:
     private: ClassVar[bool] = False
 
     def __init__(self, seed: int, *purpose: int | str) -> None:
-        """Make the stream of this seed and purpose, for example ``SeededNoise(1, "release", "client", 0)``."""
+        """Make the stream of this seed and purpose, e.g. ``SeededNoise(1, "release", "client", 0)``."""
         from fedpdiff.rng import numpy_generator
 
         self._generator = numpy_generator(seed, "release noise, not private", *purpose)
@@ -107,7 +108,7 @@ def _count_below(u: mpmath.mpf, sigma: float) -> int:
 
 
 def _magnitude_exactly(word: int, sigma: float, noise: NoiseSource) -> int:
-    """Return |N| for U in [word, word + 1) 2^-62, drawing more bits of U while a boundary lies in that interval."""
+    """Return |N| for U in [word, word + 1) 2^-62, drawing more bits while a boundary lies in it."""
     bits = _LONG
     while True:
         with mpmath.workprec(bits + 64):
@@ -120,7 +121,7 @@ def _magnitude_exactly(word: int, sigma: float, noise: NoiseSource) -> int:
 
 
 def _undecided(index: NDArray[np.int64], sigma: float, noise: NoiseSource) -> NDArray[np.int32]:
-    """Return N where sign and 20 bits of U (``index``) did not decide, by 42 further bits, or by as many as it takes."""
+    """Return N where sign and 20 bits of U (``index``) did not decide, by 42 more, or as many as it takes."""
     boundaries = _tables(sigma).boundaries
     fresh = np.frombuffer(noise.read(8 * len(index)), np.uint64) >> np.uint64(64 - (_LONG - _SHORT))
     prefix = index & ((1 << _SHORT) - 1)

@@ -1,7 +1,8 @@
-"""The mechanism: clip to a ball around a public centre, scale by sqrt(abar), round to integers, add integer noise.
+"""The mechanism: clip to a ball around a public centre, scale, round to integers, add integer noise.
 
-This is the forward diffusion x_t0 = sqrt(abar_t0) u + sqrt(1 - abar_t0) z (PFDM, equation 4) on a grid of 2^-12, with u
-the clipped, centred image. The norm that the accounting relies on is checked in exact integer arithmetic.
+This is the forward diffusion x_t0 = sqrt(abar_t0) u + sqrt(1 - abar_t0) z (Ho et al. 2020, equation 4) on a
+grid of 2^-12, with u the clipped, centred image. The norm that the accounting relies on is checked in exact
+integers.
 """
 
 from __future__ import annotations
@@ -55,22 +56,23 @@ def clip(pixels: ArrayLike, centre: ArrayLike, radius: float) -> NDArray[np.floa
             raise PrivacyError(
                 f"{name} must be finite and in [-1, 1]; scale uint8 images with to_pixels first"
             )
-    if c.ndim > 3 or np.broadcast_shapes(c.shape, x.shape[1:]) != x.shape[1:]:
-        raise PrivacyError(f"the centre has shape {c.shape}, but must be broadcastable to {x.shape[1:]}")
-    u = x - c
+    try:
+        u = x - np.broadcast_to(c, x.shape[1:])
+    except ValueError as error:
+        raise PrivacyError(f"the centre has shape {c.shape}, but must fit images of {x.shape[1:]}") from error
     norm = np.sqrt(np.einsum("nchw,nchw->n", u, u))
     u *= np.minimum(1.0, radius / np.maximum(norm, 1e-300))[:, None, None, None]
     return u
 
 
 def largest_norm(centre: ArrayLike, shape: tuple[int, int, int]) -> float:
-    """Return the largest |x - c| of any image of ``shape`` (C, H, W) in [-1, 1]: the radius that clips nothing."""
+    """Return the largest |x - c| of any image of ``shape`` (C, H, W): the radius that clips nothing."""
     corner = 1 + np.abs(np.broadcast_to(np.asarray(centre, np.float64), shape))
     return float(np.sqrt((corner * corner).sum()))
 
 
 def _signal(u: NDArray[np.float64], radius: float, alpha_bar_t0: float) -> NDArray[np.int64]:
-    """Round sqrt(abar) u to the grid, with integer norm at most sqrt(abar) C / step for every image, exactly."""
+    """Round sqrt(abar) u to the grid; every integer norm is at most sqrt(abar) C / step, exactly."""
     scale = math.sqrt(alpha_bar_t0) / STEP
     m = np.trunc(u * scale).astype(np.int64).reshape(len(u), -1)  # toward zero: the norm does not grow
     # Rounded down by 1e-12, far more than double precision can be wrong by.
@@ -90,7 +92,7 @@ def _signal(u: NDArray[np.float64], radius: float, alpha_bar_t0: float) -> NDArr
 def release_integers(
     pixels: ArrayLike, centre: ArrayLike, radius: float, alpha_bar_t0: float, noise: NoiseSource
 ) -> NDArray[np.int16]:
-    """Return the noisy integers y = saturate(m + round(sigma Z)); each call is one more release of these images.
+    """Return the noisy integers y = saturate(m + round(sigma Z)); each call is one more release.
 
     Parameters
     ----------
@@ -103,8 +105,8 @@ def release_integers(
 
     Returns
     -------
-    int16 array of the shape of ``pixels``, in steps of 2^-12. mu = 2 C sqrt(abar) / sqrt(1 - abar) exactly: m is an
-    integer vector of bounded norm and y a function of m + sigma Z (rounding and saturation are post-processing).
+    int16 array of the shape of ``pixels``, in steps of 2^-12. mu = 2 C sqrt(abar) / sqrt(1 - abar) exactly: m
+    is an integer vector of bounded norm and y a function of m + sigma Z (rounding and saturating it).
 
     Raises
     ------

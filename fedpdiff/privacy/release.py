@@ -1,13 +1,13 @@
 """One release per image, ever: written to the client's disk before anything is sent, re-read ever after.
 
-    FOLDER/            0700
-      secret           32 random bytes, never sent: the key under which private images are fingerprinted
-      lock
-      release/         appears complete, by one rename, or not at all
-        release.npy    int16 (N, C, H, W), the noisy integers, rows in random order
-        labels.npy     int64 (N,), in the same order
-        manifest.json  mechanism, settings, counts, hashes: may be sent
-        request.json   settings and the keyed fingerprint of the private images: never sent
+FOLDER/            0700
+  secret           32 random bytes, never sent: the key under which private images are fingerprinted
+  lock
+  release/         appears complete, by one rename, or not at all
+    release.npy    int16 (N, C, H, W), the noisy integers, rows in random order
+    labels.npy     int64 (N,), in the same order
+    manifest.json  mechanism, settings, counts, hashes: may be sent
+    request.json   settings and the keyed fingerprint of the private images: never sent
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import datetime
 import fcntl
 import hashlib
 import hmac
-import io
 import json
 import os
 import secrets
@@ -25,7 +24,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +78,9 @@ class ReleaseRequest:
         """Return the request as JSON values, the centre by its hash."""
         centre = np.ascontiguousarray(self.centre, np.float32)
         return {
-            "t0": self.t0,
-            "alpha_bar": self.alpha_bar,
-            "clip": self.clip,
+            "t0": int(self.t0),
+            "alpha_bar": float(self.alpha_bar),
+            "clip": float(self.clip),
             "centre_sha256": hashlib.sha256(repr(centre.shape).encode() + centre.tobytes()).hexdigest(),
             "schedule": self.schedule,
             "diffusion_steps": self.diffusion_steps,
@@ -131,8 +130,9 @@ class ReleaseStore:
         Raises
         ------
         PrivacyError
-            When the store holds a release of other images or with other settings (a second release would spend more of
-            the privacy budget), when its bytes are damaged, or when ``noise`` is not of the requested kind.
+            When the store holds a release of other images or with other settings (a second release would
+            spend more of the privacy budget), when its bytes are damaged, or when ``noise`` is not of the
+            requested kind.
         """
         if noise.kind != request.noise or noise.private != (request.noise == "secure"):
             raise PrivacyError(f"release-noise is {request.noise!r}, but the noise source is {noise.kind!r}")
@@ -183,7 +183,7 @@ class ReleaseStore:
         return hmac.new(secret, repr(pixels.shape[1:]).encode() + b"".join(keys), "sha256").hexdigest()
 
     def _refuse_other(self, wanted: dict[str, Any]) -> None:
-        """Refuse every request but the one on disk: the place where a ledger of several releases would decide."""
+        """Refuse every request but the one on disk (a ledger of several releases would decide here)."""
         stored = json.loads((self._release / "request.json").read_text())
         different = [
             "the private images" if key == "images" else f"{key} ({stored.get(key)!r} there, {value!r} now)"
@@ -192,8 +192,8 @@ class ReleaseStore:
         ]
         if different:
             raise PrivacyError(
-                f"the release in {self._release} differs from the one asked for in {'; '.join(different)}. A second "
-                "release of the same images would spend more of their privacy budget, so it is refused. Use the "
+                f"the release in {self._release} differs from the one asked for in {'; '.join(different)}. "
+                "A second release would spend more of the images' privacy budget, so it is refused. Use the "
                 "settings and images of the first release, or, for a separate experiment, another folder"
             )
 
@@ -210,8 +210,8 @@ class ReleaseStore:
         labels = shuffled.labels.numpy()
         unfinished = self.folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
         unfinished.mkdir(mode=0o700)
-        _write(unfinished / "release.npy", _npy(integers))
-        _write(unfinished / "labels.npy", _npy(labels))
+        _write_array(unfinished / "release.npy", integers)
+        _write_array(unfinished / "labels.npy", labels)
         _write(unfinished / "manifest.json", _json(_manifest(request, integers, labels)))
         _write(unfinished / "request.json", _json(wanted))
         _sync_folder(unfinished)
@@ -226,16 +226,20 @@ class ReleaseStore:
             labels = np.load(self._release / "labels.npy")
             intact = manifest["sha256"] == _sha256(integers) and manifest["labels_sha256"] == _sha256(labels)
         except (OSError, ValueError, KeyError) as error:
-            raise PrivacyError(f"the release in {self._release} cannot be read ({error}); restore it") from error
+            raise PrivacyError(
+                f"the release in {self._release} cannot be read ({error}); restore it"
+            ) from error
         if not intact:
             raise PrivacyError(
-                f"the release in {self._release} is damaged: its bytes do not match its manifest. Restore it from a "
-                "backup; making it again would be a second release"
+                f"the release in {self._release} is damaged: its bytes do not match its manifest. Restore it "
+                "from a backup; making it again would be a second release"
             )
         return Release(integers, labels, manifest)
 
 
-def _manifest(request: ReleaseRequest, integers: NDArray[np.int16], labels: NDArray[np.int64]) -> dict[str, Any]:
+def _manifest(
+    request: ReleaseRequest, integers: NDArray[np.int16], labels: NDArray[np.int64]
+) -> dict[str, Any]:
     classes, counts = np.unique(labels, return_counts=True)
     manifest = {
         "format": FORMAT,
@@ -263,22 +267,27 @@ def _sha256(array: NDArray[Any]) -> str:
     return hashlib.sha256(memoryview(np.ascontiguousarray(array)).cast("B")).hexdigest()
 
 
-def _npy(array: NDArray[Any]) -> memoryview:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getbuffer()
-
-
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write(path: Path, content: bytes | memoryview) -> None:
-    """Write a new file, readable by its owner only, and wait until it is on the disk."""
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file, readable by its owner only, and wait at the end until it is on the disk."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _new_file(path) as file:
+        file.write(content)
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    with _new_file(path) as file:
+        np.save(file, array)
 
 
 def _sync_folder(path: Path) -> None:

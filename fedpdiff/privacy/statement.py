@@ -13,7 +13,7 @@ ADJACENCY = "replace-one"
 
 
 def attack_ceilings(mu: float) -> dict[str, float]:
-    """Return the highest success that any attack on one released image can have, rounded up to three decimals."""
+    """Return the highest success of any attack on one released image, rounded up to three decimals."""
     exact = {
         "auc": ceilings.auc(mu),
         "balanced_accuracy": ceilings.balanced_accuracy(mu),
@@ -25,7 +25,9 @@ def attack_ceilings(mu: float) -> dict[str, float]:
     return {name: round_up(value) for name, value in exact.items()}
 
 
-def privacy_statement(alpha_bar_t0: float, clip: float, delta: float, t0: int, schedule: str) -> dict[str, Any]:
+def privacy_statement(
+    alpha_bar_t0: float, clip: float, delta: float, t0: int, schedule: str
+) -> dict[str, Any]:
     """Return what one release of each image guarantees, as ``fedpdiff privacy --json`` prints it.
 
     Parameters
@@ -44,9 +46,9 @@ def privacy_statement(alpha_bar_t0: float, clip: float, delta: float, t0: int, s
     Returns
     -------
     dict
-        ``epsilon`` (exact, Balle & Wang) and ``epsilon_theorem_5_1`` (PFDM's own bound), both rounded up to three
-        decimals; ``delta``, ``mu``, ``t0``, ``alpha_bar``, ``clip``, ``schedule``, ``unit``, ``adjacency`` and
-        ``attack_ceilings``. The noise is sampled exactly, so delta has no further part.
+        ``epsilon`` (exact, Balle & Wang) and ``epsilon_theorem_5_1`` (PFDM's own bound), both rounded up to
+        three decimals; ``delta``, ``mu``, ``t0``, ``alpha_bar``, ``clip``, ``schedule``, ``unit``,
+        ``adjacency`` and ``attack_ceilings``. The noise is sampled exactly, so delta has no further part.
 
     Raises
     ------
@@ -70,11 +72,11 @@ def privacy_statement(alpha_bar_t0: float, clip: float, delta: float, t0: int, s
 
 
 def per_pixel_statement(alpha_bar_t0: float, bound: float, delta: float) -> dict[str, Any]:
-    """Return the earlier paper version's figure, for one value of one image that changes by at most 2 ``bound``.
+    """Return the earlier paper version's figure, for one value that changes by at most 2 ``bound``.
 
-    It protects one channel of one position given that everything else may be known: a far weaker unit than an image.
-    It is exact for unclipped pixels in [-bound, bound]; with clipping, rounding to the grid moves up to d other values
-    by one step of 2^-12 each, which this figure leaves out.
+    It protects one channel of one position given that everything else may be known: a far weaker unit than an
+    image. It is exact for unclipped pixels in [-bound, bound]; with clipping, rounding to the grid moves up
+    to d other values by one step of 2^-12 each, which this figure leaves out.
     """
     mu = mu_of(alpha_bar_t0, bound)
     return {

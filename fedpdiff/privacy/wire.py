@@ -1,13 +1,14 @@
 """The release on the wire: 8, 4 or 2 bits per value, packed into bytes. Pure post-processing of the integers.
 
-A release looks like N(0, 1) per value when the noise dominates (abar_t0 small): 4 and 2 bits use the 16 or 4 levels
-with the least mean squared error for N(0, 1) (Lloyd-Max). Such levels shrink: E[Q(x) x] = 1 - D with D the error, so
-decoding divides by 1 - D (Bussgang's gain); a small signal then keeps its size on average, and what is added is
-uncorrelated noise of variance D / (1 - D). 8 bits are 255 equal steps on [-6, 6].
+A release looks like N(0, 1) per value when the noise dominates (abar_t0 small): 4 and 2 bits use the 16 or 4
+levels with the least mean squared error for N(0, 1) (Lloyd-Max). Such levels shrink: E[Q(x) x] = 1 - D with D
+the error, so decoding divides by 1 - D (Bussgang's gain); a small signal then keeps its size on average, and
+what is added is uncorrelated noise of variance D / (1 - D). 8 bits are 255 equal steps on [-6, 6].
 
-Away from N(0, 1) (small t0: the noise is narrow and the signal large) 8 bits still hold every value up to 5.6 standard
-deviations of noise beside any signal and add the same tiny noise, as long as the noise is wider than a step (0.047);
-4 and 2 bits then distort the signal, pixel by pixel, and saturate at +-2.8 and +-1.7: use 8 bits there.
+Away from N(0, 1) (small t0: the noise is narrow and the signal large) 8 bits still hold every value up to 5.6
+standard deviations of noise beside any signal and add the same tiny noise, as long as the noise is wider than
+a step (0.047); 4 and 2 bits then distort the signal, pixel by pixel, and saturate at +-2.8 and +-1.7: use 8
+bits there.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _lloyd_max(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], fl
 
 @lru_cache
 def quantiser(bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return thresholds, shape (n - 1,), and decoded levels, shape (n,), of one width, in units of the release.
+    """Return thresholds, shape (n - 1,), and decoded levels, shape (n,), of one width, in pixel units.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def quantiser(bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def added_noise_variance(bits: int) -> float:
-    """Return the variance that the rounding adds to a release close to N(0, 1): 8 bits 0.0002, 4 0.0096, 2 0.133."""
+    """Return the variance that rounding adds near N(0, 1): 0.0002 at 8 bits, 0.0096 at 4, 0.133 at 2."""
     levels = quantiser(bits)[1]
     if bits == 8:
         return float((levels[1] - levels[0]) ** 2 / 12)
@@ -83,7 +84,7 @@ def _codes(bits: int) -> NDArray[np.uint8]:
 
 @lru_cache
 def _values(bits: int) -> NDArray[np.float32]:
-    """Return the 8 / bits decoded values of every byte, shape (256, 8 / bits); the first value sits in the low bits."""
+    """Return the decoded values of every byte, shape (256, 8 / bits); the first sits in the low bits."""
     levels = quantiser(bits)[1].astype(np.float32)
     shifts = np.arange(0, 8, bits)
     codes = (np.arange(256)[:, None] >> shifts) & (2**bits - 1)
@@ -143,8 +144,8 @@ def decode(packed: NDArray[np.uint8], bits: int, shape: tuple[int, ...]) -> NDAr
     values = _values(bits)
     if packed.dtype != np.uint8 or packed.shape != (encoded_size(count, bits),):
         raise MessageError(
-            f"an upload of shape {shape} at {bits} bits must be uint8 of shape ({encoded_size(count, bits)},), "
-            f"but is {packed.dtype} of shape {packed.shape}"
+            f"an upload of shape {shape} at {bits} bits must be uint8 of shape "
+            f"({encoded_size(count, bits)},), but is {packed.dtype} of shape {packed.shape}"
         )
     if bits == 8 and packed.size and packed.max() == 255:
         raise MessageError("an 8-bit upload holds the code 255, which no release has")
