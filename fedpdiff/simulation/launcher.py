@@ -116,8 +116,8 @@ def run_flower(
         )
         _wait_for_port(superlink, port, log)
         command: list[str | Path] = [_tool("flwr"), "run", app, "--stream"]
-        command += ["--run-config", _write_config(Path(folder), run_config)]
-        command += ["--federation-config", to_toml(federation).replace("\n", " ").strip()]
+        command += ["--run-config", _write(Path(folder) / "run-config.toml", run_config)]
+        command += ["--federation-config", _write(Path(folder) / "federation.toml", federation)]
         start = log.stat().st_size
         exit_status = _call(family, command, superlink, log, on_wait)
         started = _STARTED.findall(log.read_bytes()[start:])
@@ -183,9 +183,8 @@ def _write_home(folder: Path, port: int) -> None:
     )
 
 
-def _write_config(folder: Path, run_config: Mapping[str, Value]) -> Path:
-    path = folder / "run-config.toml"
-    path.write_text(to_toml(run_config), encoding="utf-8")
+def _write(path: Path, settings: Mapping[str, Value]) -> Path:
+    path.write_text(to_toml(settings), encoding="utf-8")
     return path
 
 
