@@ -184,3 +184,22 @@ def test_empty_and_overlapping_partitions_are_refused(run_config, private, tmp_p
     )
     with pytest.raises(DataError, match=message):
         divide(private, config)
+
+
+def test_the_documented_example_is_the_file():
+    page = (EXAMPLES.parents[1] / "docs" / "data.md").read_text()
+    assert f"```python\n{(EXAMPLES / 'by_ink.py').read_text()}```" in page
+
+
+def test_the_documented_numbers(run_config, private):
+    folder = str(EXAMPLES)
+    config = run_config(
+        clients=3,
+        partitioner="by_ink:ByInk",
+        partitioner_path=folder,
+        partitioner_settings="mixing = 0.1",
+    )
+    parts = divide(private, config)
+    ink = [round(float(np.mean([np.asarray(image).mean() for image in part["image"]])), 1) for part in parts]
+    assert [len(part) for part in parts] == [336, 335, 335]
+    assert ink == [68.8, 77.3, 86.8]
