@@ -112,7 +112,7 @@ def _per_pixel_lines(statement: dict[str, Any]) -> list[str]:
     pixel = statement["per_pixel"]
     return [
         "",
-        f"Per pixel, a WEAKER unit, not comparable with the above (one value, in +-{pixel['bound']:g}, of one image):",
+        f"Per pixel, a WEAKER unit, not comparable with the above (one value in +-{pixel['bound']:g}):",
         f"  epsilon {pixel['epsilon']:.3f} exact, {pixel['epsilon_theorem_5_1']:.3f} by Theorem 5.1",
     ]
 

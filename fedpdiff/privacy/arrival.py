@@ -60,7 +60,7 @@ def _fine_structure(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _tail(energy: float, degrees: int, tests: int) -> float:
-    """Return the (Bonferroni) chance of so little energy; 1 when the test would look below the wire's steps."""
+    """Return the (Bonferroni) chance of so little energy; 1 if the test would look below the wire's steps."""
     if degrees == 0 or chi2.ppf(FALSE_ALARM / 4 / tests, degrees) < _LEAST_RATIO * degrees:
         return 1.0
     return min(1.0, tests * float(chi2.cdf(energy, degrees)))
@@ -115,7 +115,8 @@ def _repeats(values: NDArray[np.float32], alpha_bar: float, bits: int) -> bool:
     """Return whether two rows are equal although honest noise would practically never make them so."""
     alike = float((_cell_probabilities(alpha_bar, bits) ** 2).sum(axis=1).max())
     dimensions = math.prod(values.shape[1:])
-    if 2 * math.log(max(2, len(values))) + dimensions * math.log(alike) > math.log(FALSE_ALARM) - 10:
+    # Chance of any equal pair among n honest rows: at most n^2 alike^d.
+    if 2 * math.log(max(1, len(values))) + dimensions * math.log(alike) > math.log(FALSE_ALARM / 1e4):
         return False
     return len({row.tobytes() for row in values}) < len(values)
 
@@ -147,6 +148,6 @@ def check_noise_level(values: NDArray[np.float32], alpha_bar: float, bits: int) 
     for where, p in noise_p_values(values, alpha_bar, bits).items():
         if p < FALSE_ALARM / 4:
             raise PrivacyError(
-                f"an upload has less noise {where} than alpha_bar {alpha_bar:.6g} promises (an honest upload has "
-                f"so little with probability {p:.1e}); {advice}"
+                f"an upload has less noise {where} than alpha_bar {alpha_bar:.6g} promises "
+                f"(an honest upload has so little with probability {p:.1e}); {advice}"
             )

@@ -46,7 +46,7 @@ def choose_centre(
 def choose_radius(
     rule: RadiusRule, fixed: float, public: ArrayLike | None, centre: NDArray[np.float32]
 ) -> float:
-    """Return C: ``fixed``, the median norm of the public images around the centre, or one clipping nothing."""
+    """Return C: ``fixed``, the median norm of public images, or one so large that nothing is clipped."""
     if rule == "fixed":
         return fixed
     shape = (centre.shape[0], centre.shape[1], centre.shape[2])

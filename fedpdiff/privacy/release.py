@@ -264,7 +264,7 @@ def _as_index(order: NDArray[np.int64]) -> Any:
 
 
 def _sha256(array: NDArray[Any]) -> str:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array)).cast("B")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data.cast("B")).hexdigest()
 
 
 def _json(value: dict[str, Any]) -> bytes:
