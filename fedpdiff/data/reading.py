@@ -19,6 +19,7 @@ from PIL import Image
 from fedpdiff.errors import DataError
 
 DIGITS = "digits"
+FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json"}
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "validation", "valid", "val", "dev")
 
@@ -65,9 +66,10 @@ def read_local(where: str, setting: str) -> datasets.DatasetDict:
         raise DataError(
             f'{setting} = "{where}" does not exist; give the absolute path of a folder or file of images'
         )
+    arguments = _local_arguments(path, setting)
     with tempfile.TemporaryDirectory(prefix="fedpdiff-data-") as cache:
         try:
-            found = datasets.load_dataset(**_local_arguments(path), cache_dir=cache, keep_in_memory=True)
+            found = datasets.load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
         except Exception as error:
             # Only the kind of error: a library's message may quote what it read, which is private.
             raise DataError(
@@ -77,11 +79,12 @@ def read_local(where: str, setting: str) -> datasets.DatasetDict:
     return found
 
 
-def _local_arguments(path: Path) -> dict[str, Any]:
+def _local_arguments(path: Path, setting: str) -> dict[str, Any]:
     """Return the arguments of ``load_dataset`` for a local path."""
     if path.is_file():
-        builder = {".jsonl": "json", ".txt": "text"}.get(path.suffix.lower(), path.suffix.lower().lstrip("."))
-        return {"path": builder, "data_files": {"train": str(path)}}
+        if path.suffix.lower() not in FILES:  # load_dataset would look for an unknown format on the hub
+            raise DataError(f'{setting} = "{path}" is a file of another kind than {", ".join(FILES)}')
+        return {"path": FILES[path.suffix.lower()], "data_files": {"train": str(path)}}
     parts = _image_folder_parts(path)
     if not parts:
         return {"path": str(path)}

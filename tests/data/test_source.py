@@ -167,6 +167,12 @@ def test_an_unreadable_folder_says_what_it_may_hold(tmp_path):
         read_local(str(tmp_path), "data-path")
 
 
+def test_a_local_file_of_another_kind_is_not_sought_on_the_hub(tmp_path):
+    (tmp_path / "images.mnist").write_text("nothing")
+    with pytest.raises(DataError, match=r"another kind than .parquet"):
+        read_local(str(tmp_path / "images.mnist"), "data-path")
+
+
 def test_nothing_of_a_local_source_stays_on_disk(run_config, rgb_parquet, tmp_path, monkeypatch):
     """Neither in the temporary folder nor in the library's cache."""
     scratch, cache = tmp_path / "scratch", tmp_path / "cache"
