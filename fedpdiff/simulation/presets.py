@@ -46,14 +46,19 @@ def app_folder() -> Path:
 
 
 def read_presets(app: Path) -> dict[str, Preset]:
-    """Read every preset of the app, by name.
+    """Read every preset of the app, by name, quickstart first.
 
     Raises
     ------
     ConfigError
         When a file is not valid TOML.
     """
-    return {path.stem: _read(path) for path in sorted((app / "simulations").glob("*.toml"))}
+    names = sorted((path.stem for path in (app / "simulations").glob("*.toml")), key=_order)
+    return {name: _read(app / "simulations" / f"{name}.toml") for name in names}
+
+
+def _order(name: str) -> tuple[bool, str]:
+    return name != "quickstart", name
 
 
 def _read(path: Path) -> Preset:

@@ -1,0 +1,77 @@
+"""``simulate``: exit status, results and causes, with Flower replaced by a function."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpdiff.errors import RunError
+from fedpdiff.simulation import simulate as module
+from fedpdiff.simulation.launcher import COMPLETED
+from fedpdiff.simulation.presets import app_folder, read_presets
+
+QUICKSTART = read_presets(app_folder())["quickstart"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, flower: Any, **overrides: Any) -> int:
+    monkeypatch.setattr(module, "run_flower", flower)
+    return module.simulate(Path("app"), QUICKSTART, {"device": "cpu", **overrides}, str(out))
+
+
+def test_a_finished_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flower(app: Path, config: dict, federation: dict, log: Path, on_wait: Any, threads: int) -> str:
+        assert federation["num-supernodes"] == config["clients"] == 3
+        assert config["run-dir"] == str(tmp_path)
+        (tmp_path / "events").mkdir()
+        line = {"time": 1.0, "who": "server", "phase": "global", "state": "start", "done": 0, "total": 9}
+        (tmp_path / "events" / "server.jsonl").write_text(json.dumps(line) + "\n")
+        on_wait()
+        (tmp_path / "results.md").write_text("| the table |\n")
+        return COMPLETED
+
+    assert run(monkeypatch, tmp_path, flower, clients=3) == 0
+    text = capsys.readouterr().out
+    assert "server     global: starts" in text
+    assert "| the table |" in text
+    assert f"Report: {tmp_path / 'report.html'}" in text
+
+
+@pytest.mark.parametrize("status", ["finished:failed", COMPLETED])
+def test_a_failed_run_shows_the_log(
+    status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flower(app: Path, config: dict, federation: dict, log: Path, *_: Any) -> str:
+        log.write_text("RuntimeError: too few clients\n")
+        return status
+
+    assert run(monkeypatch, tmp_path, flower) == 1
+    assert "RuntimeError: too few clients" in capsys.readouterr().err
+
+
+def test_a_failed_run_shows_what_the_server_wrote(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flower(*_: Any) -> str:
+        (tmp_path / "error.txt").write_text("client-1 sent 3 labels too many\n")
+        return "finished:failed"
+
+    (tmp_path / "error.txt").write_text("from an earlier attempt")
+    assert run(monkeypatch, tmp_path, flower) == 1
+    error = capsys.readouterr().err
+    assert "the run failed: client-1 sent 3 labels too many" in error
+    assert "earlier" not in error
+
+
+def test_flower_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flower(*_: Any) -> str:
+        raise RunError("Flower's SuperLink did not start")
+
+    assert run(monkeypatch, tmp_path, flower) == 1
+    assert "SuperLink did not start" in capsys.readouterr().err
