@@ -1,0 +1,117 @@
+"""``report.html``: one page about a run that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from fedpdiff.report import wording
+from fedpdiff.report.figures import ReportFigure, draw_figures
+from fedpdiff.report.privacy_words import privacy_words
+from fedpdiff.report.run_files import RunFiles
+from fedpdiff.report.table import results_table, shown_methods
+from fedpdiff.report.template import PAGE
+from fedpdiff.results import Results
+
+
+def write_report(run_dir: Path) -> Path:
+    """Draw the figures of a finished run and write ``report.html`` and ``results.md`` into its folder.
+
+    Parameters
+    ----------
+    run_dir
+        A run folder. Read are ``results.json`` and, where present, ``config.json``, ``environment.json``,
+        ``events/*.jsonl`` and ``client-*/samples/*.npz``; nothing outside the folder.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    RunError
+        When there is no ``results.json`` (the message says what is there) or a file is damaged.
+    """
+    run = RunFiles.read(Path(run_dir))
+    figures = draw_figures(run)
+    _write(run.folder / "results.md", results_table(run.results))
+    return _write(run.folder / "report.html", render(run, figures))
+
+
+def render(run: RunFiles, figures: list[ReportFigure]) -> str:
+    """Return the page; every text from the run folder is escaped."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=wording.number,
+        epsilon=wording.epsilon,
+        percent=wording.percent,
+        bytes=wording.size,
+        duration=wording.duration,
+    )
+    results = run.results
+    return environment.from_string(PAGE).render(
+        results=results,
+        headline=headline(results),
+        methods=[(name, wording.METHODS[name]) for name in shown_methods(results)],
+        groups=wording.GROUPS,
+        privacy=privacy_words(results, run.config),
+        figures=[_inlined(figure) for figure in figures],
+        settings=sorted(run.config.items()),
+        environment=_flat(run.environment),
+        run_name=run.folder.resolve().name,
+        seconds=_wall_time(run),
+    )
+
+
+def headline(results: Results) -> str:
+    """Return one sentence that says what collaboration did for the rare classes, gain or loss."""
+    pairs = []
+    for client in results.clients:
+        local, pfdm = client.frechet("minority", "local"), client.frechet("minority", "pfdm")
+        if local and pfdm is not None:
+            pairs.append((local, pfdm))
+    if not pairs:
+        return "This run has too few images of rare classes for a comparison."
+    change = 1 - statistics.fmean(pfdm for _, pfdm in pairs) / statistics.fmean(local for local, _ in pairs)
+    who = "each client" if len(pairs) > 1 else next(c.name for c in results.clients if c.groups)
+    alone = f"what {who} can make alone"
+    if abs(change) < 0.01:
+        return f"For rare classes, collaboration made images no closer to real ones than {alone}."
+    direction = "closer to" if change > 0 else "further from"
+    share = wording.percent(abs(change))
+    return f"For rare classes, collaboration made images {share} {direction} real ones than {alone}."
+
+
+def _inlined(figure: ReportFigure) -> dict[str, str]:
+    data = base64.b64encode(figure.path.read_bytes()).decode()
+    return {"kind": figure.kind, "caption": figure.caption, "source": f"data:image/png;base64,{data}"}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key} ")
+        elif value is not None:
+            rows.append((prefix + key, value))
+    return rows
+
+
+def _wall_time(run: RunFiles) -> float | None:
+    times = [event["time"] for event in run.events]
+    return max(times) - min(times) if times else None
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path

@@ -1,0 +1,73 @@
+"""What the report reads from a run folder; every part but results.json may be missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedpdiff.errors import RunError
+from fedpdiff.events import read_events
+from fedpdiff.results import Results
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    results
+        ``results.json``.
+    config, environment
+        ``config.json`` and ``environment.json``; empty when missing.
+    events
+        All progress events, ordered by time; empty when missing.
+    """
+
+    folder: Path
+    results: Results
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    events: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> RunFiles:
+        """Read a run folder; raises :class:`RunError` without results.json or when a file is damaged."""
+        folder = Path(folder)
+        return cls(
+            folder=folder,
+            results=Results.read(folder),
+            config=_read_object(folder / "config.json"),
+            environment=_read_object(folder / "environment.json"),
+            events=read_events(folder / "events"),
+        )
+
+    def samples(self, client: int, name: str) -> dict[int, np.ndarray]:
+        """Return a client's images by class, uint8 of shape (N, C, H, W); empty when there are none."""
+        path = self.folder / f"client-{client}" / "samples" / f"{name}.npz"
+        if not path.is_file():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                images, labels = stored["images"], stored["labels"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(
+                f"{path} is damaged ({type(error).__name__}); delete it to report without it"
+            ) from error
+        return {int(label): images[labels == label] for label in np.unique(labels)}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON; delete it to report without it") from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,89 @@
+"""The result table of a run as plain Markdown, readable in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedpdiff.report.wording import GROUPS, LARGE_EPSILON, METHODS, duration, epsilon, number, percent, size
+from fedpdiff.results import ClientResults, Group, GroupScores, Method, Results
+
+
+def results_table(results: Results) -> str:
+    """Return the table and the lines below it: privacy, gap closed, traffic, time, who was left out."""
+    methods = shown_methods(results)
+    rows = [["client", "classes", *(METHODS[method] for method in methods)]]
+    for client in results.clients:
+        for group in GROUPS:
+            if group in client.groups:
+                rows.append([client.name, group, *(_cell(client, group, method) for method in methods)])
+    lines = [
+        *markdown(rows),
+        "",
+        "Frechet distance to real test images (lower is better); in brackets the share of images recognised",
+        "as the wanted class.",
+        "",
+        *(f"- {line}" for line in summary_lines(results)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def shown_methods(results: Results) -> list[Method]:
+    """Return the methods that any client has scores of, in the order of the table."""
+    present = {method for client in results.clients for scores in client.groups.values() for method in scores}
+    return [method for method in METHODS if method in present]
+
+
+def summary_lines(results: Results) -> list[str]:
+    """Return one line each for privacy, gap closed, traffic, time, refusals and notes."""
+    lines = [privacy_line(results), gap_line(results)]
+    if results.bytes_up:
+        up, down = max(results.bytes_up), max(results.bytes_down, default=0)
+        lines.append(f"Sent per client: {size(up)} up, {size(down)} down (the most of any client).")
+    phases = ", ".join(f"{name} {duration(spent)}" for name, spent in results.seconds.items())
+    if phases:
+        lines.append(f"Time: {phases}.")
+    lines.append(f"Distances are in {results.feature_space}; seed {results.seed}.")
+    lines += [f"Left out: {r.site} in {r.phase}: {r.reason}" for r in results.refused]
+    return lines + results.notes
+
+
+def privacy_line(results: Results) -> str:
+    """Return the privacy statement in one line, with its unit and what weakens it."""
+    if results.release_noise == "seeded":
+        return "NOT PRIVATE: the release noise was seeded, so whoever knows the seed can remove it."
+    privacy = results.privacy
+    if privacy.get("epsilon") is None:
+        return "Privacy: no finite epsilon is stated."
+    line = f"Privacy: epsilon = {epsilon(privacy['epsilon'])} at delta = {privacy.get('delta')}, exact"
+    if privacy.get("epsilon_theorem_5_1") is not None:
+        line += f" (Theorem 5.1: {epsilon(privacy['epsilon_theorem_5_1'])})"
+    line += ", per image (one image replaced by any other)."
+    if privacy["epsilon"] > LARGE_EPSILON:
+        line += " So large an epsilon is a weak worst-case guarantee."
+    return line
+
+
+def gap_line(results: Results) -> str:
+    """Return the minority gap closed, per client and as a mean."""
+    each = ", ".join(
+        f"{client.name} {percent(gap)}"
+        for client, gap in zip(results.clients, results.gap_closed, strict=False)
+    )
+    if results.gap_closed_mean is None:
+        return f"Minority gap closed: no number ({each}): the gap is not above its spread, or not measured."
+    return (
+        f"Minority gap closed, from local-only to centralised: {percent(results.gap_closed_mean)} ({each})."
+    )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table whose first row is the header, padded to equal columns."""
+    safe = [[cell.replace("|", "/").replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in safe) for i in range(len(safe[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in safe]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def _cell(client: ClientResults, group: Group, method: Method) -> str:
+    scores = client.groups[group].get(method, GroupScores())
+    return f"{number(scores.frechet)} ({percent(scores.accuracy)})"
