@@ -101,8 +101,7 @@ def test_the_spread_of_a_difference(network: FeatureNetwork) -> None:
     assert difference_spread(few, other, REAL, (2, 3), network, np.random.default_rng(0)) is None
 
 
-def test_the_spread_of_no_difference_is_zero(network: FeatureNetwork) -> None:
-    # The same resampled reference, but independent resamples of the two sets: small against the distance's own.
+def test_equal_samples_have_a_spread_too(network: FeatureNetwork) -> None:
     labels = torch.arange(320) % 4
     samples = stripes(labels, 20, 2)
     spread = difference_spread(samples, samples, REAL, (2, 3), network, np.random.default_rng(0))

@@ -78,6 +78,8 @@ def headline(results: Results) -> str:
         local, pfdm = client.frechet("minority", "local"), client.frechet("minority", "pfdm")
         if local and pfdm is not None:
             pairs.append((local, pfdm))
+    if not any(client.groups for client in results.clients):
+        return "The run is done; its scores stay with the clients."
     if not pairs:
         return "This run has too few images of rare classes for a comparison."
     change = 1 - statistics.fmean(pfdm for _, pfdm in pairs) / statistics.fmean(local for local, _ in pairs)

@@ -55,8 +55,8 @@ def _promise(epsilon: float | None, delta: float | None) -> str:
         return "This run states no finite epsilon: its uploads are not protected."
     return (
         "Each client uploads one noisy copy of each of its images, once. Whatever anyone computes from it, "
-        "replacing any one image by any other changes the odds of the outcome by at most a factor of e to the "
-        f"power of epsilon, with epsilon = {wording.epsilon(epsilon)}, except with probability "
+        "replacing any one image by any other changes the odds of the outcome by at most a factor of e to "
+        f"the power of epsilon, with epsilon = {wording.epsilon(epsilon)}, except with probability "
         f"delta = {delta}. This holds even if the server and everyone else know all the other images: nobody "
         "needs to be trusted."
     )

@@ -10,21 +10,26 @@ from fedpdiff.results import ClientResults, Group, GroupScores, Method, Results
 
 def results_table(results: Results) -> str:
     """Return the table and the lines below it: privacy, gap closed, traffic, time, who was left out."""
+    lines = [f"- {line}" for line in summary_lines(results)]
+    if shown_methods(results):
+        lines = [*_score_rows(results), "", *_LEGEND, "", *lines]
+    return "\n".join(lines) + "\n"
+
+
+_LEGEND = (
+    "Frechet distance to real test images (lower is better); in brackets the share of images recognised",
+    "as the wanted class.",
+)
+
+
+def _score_rows(results: Results) -> list[str]:
     methods = shown_methods(results)
     rows = [["client", "classes", *(METHODS[method] for method in methods)]]
     for client in results.clients:
         for group in GROUPS:
             if group in client.groups:
                 rows.append([client.name, group, *(_cell(client, group, method) for method in methods)])
-    lines = [
-        *markdown(rows),
-        "",
-        "Frechet distance to real test images (lower is better); in brackets the share of images recognised",
-        "as the wanted class.",
-        "",
-        *(f"- {line}" for line in summary_lines(results)),
-    ]
-    return "\n".join(lines) + "\n"
+    return markdown(rows)
 
 
 def shown_methods(results: Results) -> list[Method]:

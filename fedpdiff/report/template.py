@@ -23,7 +23,8 @@ ul { padding-left: 1.2em; } li { margin-bottom: .35em; }
   font-variant-numeric: tabular-nums; }
 .tiles small { display: block; font-size: .8125rem; font-weight: 400; letter-spacing: 0; color: var(--soft);
   line-height: 1.4; }
-figure { margin: 1.4rem 0 1.8rem; } figure img { max-width: 100%; height: auto; display: block; }
+figure { margin: 1.4rem 0 1.8rem; } figure img { width: 100%; height: auto; display: block; }
+figure div { overflow-x: auto; } .client img, .hero img { min-width: 44rem; }
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .5rem; max-width: 50em; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9375rem; line-height: 1.45;
@@ -47,7 +48,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
 
 _MACROS = """
 {% macro shown(figure) %}
-<figure><img src="{{ figure.source }}" alt="{{ figure.caption }}">
+<figure class="{{ figure.kind }}"><div><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endmacro %}
 {% macro picture(kind) %}
@@ -83,6 +84,7 @@ _OPENING = """
 """
 
 _RESULTS = """
+{% if methods %}
 <h2>Results</h2>
 <p>Frechet distance to real test images of the same classes, lower is better; the percentage is the share of
 images that a classifier recognises as the class that was asked for. Minority classes are those a client has
@@ -115,11 +117,14 @@ everybody’s clean images, without any privacy. The <em>real floor</em> is the 
 which no model can be expected to beat. A dash means too few images for a number; for the gap closed,
 (local-only − PFDM) / (local-only − centralised), also that the denominator is not above its spread over
 {{ results.gap_spread_over }}. Distances are in {{ results.feature_space }}.</p>
+{% endif %}
 {% for note in results.notes %}<p>{{ note }}</p>{% endfor %}
+{% if figures | selectattr("kind", "equalto", "client") | list %}
 <h2>What each client makes</h2>
 <p>The first samples of every class, not the best. Between local-only and PFDM stands what the global model
 makes on its own: it has seen every client’s uploads, but nothing below their noise.</p>
 {{ picture("client") }}
+{% endif %}
 """
 
 _PRIVACY = """

@@ -1,4 +1,4 @@
-"""report.html: self-contained, safe with names from the network, honest about privacy, made from the folder alone."""
+"""report.html: self-contained, safe with names from the network, honest about privacy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedpdiff.errors import RunError
+from fedpdiff.report import page
 from fedpdiff.report.page import headline, write_report
 from fedpdiff.results import Refusal, Results
 
@@ -37,6 +38,12 @@ class Outline(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out where only words are looked at: they take seconds."""
+    monkeypatch.setattr(page, "draw_figures", lambda run: [])
 
 
 def change(folder: Path, **values: object) -> None:
@@ -113,6 +120,7 @@ def test_names_from_the_network_are_text_and_nothing_else(run_folder: Build) -> 
     assert "49" not in re.findall(r"alert\(1\)[^<]*", text)[0]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_seeded_noise_is_stamped_not_private(run_folder: Build) -> None:
     folder = run_folder()
     assert "NOT PRIVATE" not in read(folder)
@@ -121,6 +129,7 @@ def test_seeded_noise_is_stamped_not_private(run_folder: Build) -> None:
     assert "NOT PRIVATE" in (folder / "results.md").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("epsilon", "warned"), [(20.0, False), (20.1, True)])
 def test_a_large_epsilon_is_called_weak(run_folder: Build, epsilon: float, warned: bool) -> None:
     text = read(run_folder(epsilon=epsilon))
@@ -128,12 +137,14 @@ def test_a_large_epsilon_is_called_weak(run_folder: Build, epsilon: float, warne
     assert "one image" in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_no_epsilon_is_no_protection(run_folder: Build) -> None:
     folder = run_folder()
     change(folder, privacy={})
     assert "not protected" in read(folder)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_refused_sites_are_named_with_phase_and_reason(run_folder: Build) -> None:
     folder = run_folder()
     change(folder, refused=[Refusal(site="clinic-7", phase="upload", reason="noise too small")])
@@ -148,9 +159,20 @@ def test_the_headline_says_gain_or_loss(run_folder: Build, pfdm: float | None, w
     assert words in headline(Results.read(run_folder(pfdm=pfdm)))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_without_numbers_still_has_a_page(run_folder: Build) -> None:
     folder = run_folder()
     clients = [{"client": 0, "name": "a", "groups": {"majority": {"pfdm": {}}}}]
     change(folder, clients=clients, gap_closed=[None], gap_closed_mean=None, bytes_up=[0], bytes_down=[0])
     text = read(folder)
     assert "too few images of rare classes" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_deployment_keeps_its_scores_and_still_has_a_page(run_folder: Build) -> None:
+    folder = run_folder()
+    change(folder, clients=[{"client": 0, "name": "clinic"}], gap_closed=[None], gap_closed_mean=None)
+    text = read(folder)
+    assert "scores stay with the clients" in text
+    assert "<h2>Results" not in text
+    assert (folder / "results.md").read_text().startswith("- Privacy")
