@@ -51,12 +51,12 @@ def noise_floor(alpha_bar: float, bits: int) -> float:
     return least if least >= 0.5 * (1 - alpha_bar) else 0.0
 
 
-def _fine_structure(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def _fine_structure(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the coefficients of the upper half of each channel's cosine spectrum, shape (N, k)."""
     height, width = values.shape[2:]
     high = np.arange(height)[:, None] / height + np.arange(width) / width >= 1
     spectrum = dctn(values, axes=(2, 3), norm="ortho")
-    return spectrum[:, :, high].reshape(len(values), -1).astype(np.float64)
+    return spectrum[:, :, high].reshape(len(values), -1)
 
 
 def _tail(energy: float, degrees: int, tests: int) -> float:
@@ -97,14 +97,14 @@ def noise_p_values(values: NDArray[np.float32], alpha_bar: float, bits: int) -> 
         return {}
     fine = _fine_structure(values)
     n, k = fine.shape
-    image = np.einsum("nk,nk->n", fine, fine) / floor
+    image = np.einsum("nk,nk->n", fine, fine, dtype=np.float64) / floor
     pixel = np.einsum("nchw,nchw->chw", values, values, dtype=np.float64) / floor
     p = {
         "in total": _tail(float(image.sum()), n * k, 1),
         "in one image": _tail(float(image.min()), k, n),
         "at one pixel": _tail(float(pixel.min()), n, pixel.size),
     }
-    first = fine[:_PAIR_ROWS]
+    first = fine[:_PAIR_ROWS].astype(np.float64)
     if len(first) > 1:
         pairs = len(first) * (len(first) - 1) // 2
         p["between two images"] = _tail(_least_pair(first) / (2 * floor), k, pairs)

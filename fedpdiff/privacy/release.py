@@ -43,7 +43,7 @@ NOT_PRIVATE = "NOT PRIVATE: seeded noise, for simulation only"
 _UNFINISHED = ".unfinished-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReleaseRequest:
     """Everything that decides what a release is, except the images.
 
@@ -89,7 +89,7 @@ class ReleaseRequest:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Release:
     """A release on disk.
 

@@ -177,9 +177,18 @@ def _make_in_another_process(folder: Path, kill_at: int = 0) -> int:
 
 
 STEPS = [
-    "secret", "secret's rename", "store folder", "release", "labels", "manifest", "request", "temporary folder",
-    "rename", "store folder again", "store folder before reading",
-]  # fmt: skip
+    "secret",
+    "secret's rename",
+    "store folder",
+    "release",
+    "labels",
+    "manifest",
+    "request",
+    "temporary folder",
+    "rename",
+    "store folder again",
+    "store folder before reading",
+]
 
 
 @pytest.mark.parametrize("step", range(1, len(STEPS) + 2), ids=[*STEPS, "not at all"])
