@@ -55,7 +55,7 @@ class RunConfig(Settings):
         f"{_PARTITIONERS.replace('|', ', ')}, or your own as module:Class",
         pattern=rf"^({_PARTITIONERS}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
     )
-    partitioner_settings: str = setting("minority_images = 8", "TOML key = value pairs separated by commas")
+    partitioner_settings: str = setting("", "TOML key = value pairs separated by commas")
     partitioner_path: str = setting("", "an absolute path of a folder", pattern=_ABSOLUTE)
 
     # Privacy

@@ -1,0 +1,126 @@
+"""From the settings to one mechanism: the server derives it, every client derives it again and compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpdiff.config import RunConfig
+from fedpdiff.diffusion.schedule import NoiseSchedule
+from fedpdiff.errors import MessageError, PrivacyError
+from fedpdiff.federation.protocol import Mechanism
+from fedpdiff.privacy.accountant import epsilon_from_mu
+from fedpdiff.privacy.ball import choose_centre, choose_radius
+from fedpdiff.privacy.calibration import mu_of, smallest_t0
+from fedpdiff.runfolder import write_json
+from fedpdiff.types import LabelledImages
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A mechanism and its public centre, float32 of shape (C, H, W), in pixels."""
+
+    mechanism: Mechanism
+    centre: NDArray[np.float32]
+
+    def save(self, folder: Path) -> None:
+        """Write the agreement to ``folder``; both parts are public."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "centre.npy", self.centre)
+        write_json(folder / "mechanism.json", self.mechanism.model_dump())
+
+    @classmethod
+    def load(cls, folder: Path) -> Agreement:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        MessageError
+            When nothing was agreed yet: the server left out the release.
+        """
+        try:
+            mechanism = Mechanism.model_validate_json((folder / "mechanism.json").read_text("utf-8"))
+            return cls(mechanism, np.load(folder / "centre.npy", allow_pickle=False))
+        except (OSError, ValueError) as error:
+            raise MessageError(f"no release was agreed on before this request ({error})") from error
+
+
+def propose(config: RunConfig, public: LabelledImages) -> Agreement:
+    """Derive the mechanism from the settings and the public images.
+
+    The budget decides: ``epsilon`` gives the smallest t0 whose exact epsilon does not exceed it; only with
+    ``epsilon = 0`` is t0 taken as it is.
+
+    Raises
+    ------
+    PrivacyError
+        When a public rule has no public images, or no t0 reaches the budget.
+    """
+    pixels = public.pixels().numpy() if len(public) else None
+    centre = choose_centre(config.centre, pixels, config.image_shape)
+    clip = choose_radius(config.clip_rule, config.clip, pixels, centre)
+    schedule = NoiseSchedule(config.schedule, config.diffusion_steps)
+    t0 = config.t0 or smallest_t0(schedule.alpha_bar, clip, config.epsilon, config.delta)
+    mechanism = Mechanism(
+        t0=t0,
+        alpha_bar=float(schedule.alpha_bar[t0]),
+        schedule=config.schedule,
+        diffusion_steps=config.diffusion_steps,
+        clip=clip,
+        delta=config.delta,
+        noise=config.release_noise,
+        wire_bits=config.wire_bits,
+        image_shape=list(config.image_shape),
+    )
+    return Agreement(mechanism, centre)
+
+
+def check_request(mechanism: Mechanism, centre: NDArray[np.float32], config: RunConfig, simulated: bool) -> None:
+    """Refuse a requested release that is not the one the settings describe (client side).
+
+    Raises
+    ------
+    PrivacyError
+        When the request differs from the settings, spends more than ``epsilon``, or asks a real site for
+        seeded noise.
+    """
+    if mechanism.noise == "seeded" and not simulated:
+        raise PrivacyError(
+            "release-noise = 'seeded': a real site never releases seeded noise, because whoever learns the seed "
+            "can take the noise off; set release-noise = 'secure'"
+        )
+    schedule = NoiseSchedule(config.schedule, config.diffusion_steps)
+    expected = {
+        "schedule": config.schedule,
+        "diffusion_steps": config.diffusion_steps,
+        "delta": config.delta,
+        "noise": config.release_noise,
+        "wire_bits": config.wire_bits,
+        "image_shape": list(config.image_shape),
+    }
+    if config.t0:
+        expected["t0"] = config.t0
+    if config.clip_rule == "fixed":
+        expected["clip"] = config.clip
+    for key, value in expected.items():
+        if getattr(mechanism, key) != value:
+            raise PrivacyError(
+                f"the server asks for {key} = {getattr(mechanism, key)!r}, but the settings say {value!r}; "
+                f"nothing was released"
+            )
+    if mechanism.t0 > config.diffusion_steps or mechanism.alpha_bar != schedule.alpha_bar[mechanism.t0]:
+        raise PrivacyError(
+            f"the server asks for t0 = {mechanism.t0} with alpha_bar = {mechanism.alpha_bar}, which is not that "
+            f"of the {config.schedule} schedule; nothing was released"
+        )
+    if list(centre.shape) != list(config.image_shape) or not np.isfinite(centre).all():
+        raise PrivacyError(f"the server's centre has shape {centre.shape}, but must have {config.image_shape}")
+    epsilon = epsilon_from_mu(mu_of(mechanism.alpha_bar, mechanism.clip), mechanism.delta)
+    if config.epsilon and epsilon > config.epsilon:
+        raise PrivacyError(
+            f"the server asks for a release of epsilon {epsilon:.4g}, above epsilon = {config.epsilon} of the "
+            f"settings; nothing was released"
+        )

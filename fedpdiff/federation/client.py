@@ -1,0 +1,253 @@
+"""What one client does: release once, upload, train its personal denoiser, sample and judge.
+
+Nothing here knows Flower. What leaves the client is exactly what these methods return.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from fedpdiff.config import NodeConfig, RunConfig
+from fedpdiff.data.client import ClientData, load_client
+from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays
+from fedpdiff.diffusion.training import Progress
+from fedpdiff.errors import DataError, MessageError
+from fedpdiff.evaluation import evaluate_groups
+from fedpdiff.events import EventLog
+from fedpdiff.federation.agreement import Agreement, check_request
+from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.protocol import (
+    Mechanism,
+    PhaseReport,
+    ReleaseInstruction,
+    ReleaseManifest,
+    ShardManifest,
+)
+from fedpdiff.federation.sampling import Sampler, save_samples
+from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
+from fedpdiff.fingerprint import code_fingerprint
+from fedpdiff.metrics.features import FeatureNetwork
+from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNoise
+from fedpdiff.privacy.release import Release, ReleaseRequest, ReleaseStore
+from fedpdiff.privacy.wire import encode
+from fedpdiff.runfolder import ClientFolder, RunFolder, write_json
+from fedpdiff.types import LabelledImages
+
+Arrays = dict[str, np.ndarray]
+
+
+class ClientTasks:
+    """The tasks of one client in one run.
+
+    Parameters
+    ----------
+    config, node
+        Checked run and node settings.
+    run_id
+        Flower's number of the run; names the run folder where ``run-dir`` does not.
+    """
+
+    def __init__(self, config: RunConfig, node: NodeConfig, run_id: int) -> None:
+        self.config = config
+        self.node = node
+        self._run_id = run_id
+        self.number = node.partition_id if node.simulated else None
+        self.site = f"client-{self.number}" if node.simulated else node.site_name
+        self.folder = ClientFolder.of(config, node, run_id)
+        self.events = EventLog(self.folder.events, self.site)
+
+    @cached_property
+    def data(self) -> ClientData:
+        """The client's own images."""
+        return load_client(self.config, self.node)
+
+    # -- release ------------------------------------------------------------------------------------------
+
+    def release(self, instruction: ReleaseInstruction, arrays: Arrays) -> ReleaseManifest:
+        """Make the one release, or read it again, and describe it.
+
+        Raises
+        ------
+        PrivacyError
+            When the request is not the agreed one or the images were already released otherwise.
+        DataError
+            When classes do not fit or there is no image.
+        MessageError
+            When the centre does not come with the request.
+        """
+        if set(arrays) != {"centre"} or arrays["centre"].dtype != np.float32:
+            raise MessageError("the request for a release must carry the public centre, float32, and nothing else")
+        mechanism = _mechanism_of(instruction)
+        check_request(mechanism, arrays["centre"], self.config, self.node.simulated)
+        if list(self.data.class_names) != instruction.class_names:
+            raise DataError(
+                f"the run has the classes {', '.join(instruction.class_names)}, but this site's data have "
+                f"{', '.join(self.data.class_names)}; set classes to the same ordered names for all sites"
+            )
+        with self.events.phase("release", len(self.data.train)):
+            agreement = Agreement(mechanism, arrays["centre"])
+            release = self._release(agreement)
+            agreement.save(self.folder.agreement)
+        return self._manifest(mechanism, release)
+
+    def shard(self, number: int) -> tuple[ShardManifest, Arrays]:
+        """Return one shard of the release, coded for the wire.
+
+        Raises
+        ------
+        MessageError
+            When there is no such shard.
+        """
+        agreement = Agreement.load(self.folder.agreement)
+        release = self._release(agreement)
+        size = rows_per_shard(agreement.mechanism)
+        rows = slice(number * size, (number + 1) * size)
+        labels = np.ascontiguousarray(release.labels[rows], dtype=np.int64)
+        if not len(labels):
+            raise MessageError(f"shard {number} was asked for, but the release has fewer")
+        codes = encode(np.asarray(release.integers[rows]), agreement.mechanism.wire_bits)
+        manifest = ShardManifest(
+            site=self.site, shard=number, rows=len(labels), sha256=shard_digest(codes, labels)
+        )
+        return manifest, {"codes": codes, "labels": labels}
+
+    def _release(self, agreement: Agreement) -> Release:
+        mechanism = agreement.mechanism
+        request = ReleaseRequest(
+            t0=mechanism.t0,
+            alpha_bar=mechanism.alpha_bar,
+            clip=mechanism.clip,
+            centre=agreement.centre,
+            schedule=mechanism.schedule,
+            diffusion_steps=mechanism.diffusion_steps,
+            delta=mechanism.delta,
+            noise=mechanism.noise,
+        )
+        noise: NoiseSource = SecureNoise()
+        if mechanism.noise == "seeded":  # agreed to by a simulated client only, see check_request
+            noise = SeededNoise(self.config.seed, self.site, "release")
+        return ReleaseStore(self.folder.release).get_or_make(request, self.data.train, noise)
+
+    def _manifest(self, mechanism: Mechanism, release: Release) -> ReleaseManifest:
+        rows = rows_per_shard(mechanism)
+        return ReleaseManifest(
+            **mechanism.model_dump(),
+            fingerprint=code_fingerprint(),
+            site=self.site,
+            number=self.number,
+            class_counts=np.bincount(release.labels, minlength=len(self.data.class_names)).tolist(),
+            rows_per_shard=rows,
+            shards=-(-len(release.labels) // rows),
+        )
+
+    # -- personal training --------------------------------------------------------------------------------
+
+    def personalize(self) -> PhaseReport:
+        """Train the personal denoiser; with ``personal-levels = below-t0`` also the separate local-only one."""
+        started = time.monotonic()
+        trainer = self._trainer()
+        config = self.config
+        steps = config.personal_steps
+        only_below = config.personal_levels == "below-t0"
+        last = trainer.mechanism.t0 if only_below else None
+        with self.events.phase("personal training", config.personal_steps) as progress:
+            personal = trainer.personal(
+                self.data.train, self._stream("personal"), last, progress, self.folder.checkpoint("personal")
+            )
+            personal.save_pretrained(self.folder.personal)
+        if only_below:
+            steps += config.personal_steps
+            with self.events.phase("local-only training", config.personal_steps) as progress:
+                local = trainer.personal(
+                    self.data.train, self._stream("local"), None, progress, self.folder.checkpoint("local")
+                )
+                local.save_pretrained(self.folder.local)
+        return PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=steps)
+
+    # -- sampling -----------------------------------------------------------------------------------------
+
+    def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
+        """Sample with the received global half and judge the samples.
+
+        Samples and scores come from private images, outside the guarantee: they are written to the client's own
+        folder, and only a simulated client returns its scores.
+        """
+        started = time.monotonic()
+        trainer = self._trainer()
+        global_half = trainer.empty_global_half()
+        load_network_arrays(global_half.network, _with_prefix(arrays, "global/"))
+        with self.events.phase("sampling", 0) as progress:
+            samples = self._draw(global_half, progress)
+            for name, images in samples.items():
+                save_samples(self.folder.samples, name, images)
+            metrics = self._judge(samples, _with_prefix(arrays, "features/"))
+        write_json(self.folder.scores, metrics)
+        report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
+        return report, metrics if self.node.simulated else {}
+
+    def _draw(self, global_half: Denoiser, progress: Progress) -> dict[str, LabelledImages]:
+        device = global_half.device
+        personal = Denoiser.from_pretrained(self.folder.personal, device)
+        separate = self.config.personal_levels == "below-t0"
+        local = Denoiser.from_pretrained(self.folder.local, device) if separate else personal
+        sampler = Sampler(self.config, len(self.data.class_names), self._stream("samples"), progress)
+        pfdm, view = sampler.two_stage(global_half, personal)
+        samples = {"local": sampler.whole_chain(local), "pfdm": pfdm, "global": view}
+        if self.node.simulated and self.config.oracle:
+            samples["oracle"] = self._oracle(sampler, personal)
+        samples["real"] = self._real()
+        return samples
+
+    def _oracle(self, sampler: Sampler, personal: Denoiser) -> LabelledImages:
+        """Refine all sites' real uploads, which a simulated client finds in the server's spool."""
+        agreement = Agreement.load(self.folder.agreement)
+        spools = RunFolder.of(self.config, self._run_id).spools()
+        values, labels = zip(*(Spool.open(folder).read() for folder in spools), strict=True)
+        offset = agreement.mechanism.alpha_bar**0.5 * torch.from_numpy(agreement.centre)
+        return sampler.oracle(personal, torch.cat(values) + offset, torch.cat(labels), agreement.mechanism.t0)
+
+    def _real(self) -> LabelledImages:
+        """Return up to ``samples-per-class`` test images of each class, to show beside the samples."""
+        test = self.data.test
+        rows = [
+            torch.nonzero(test.labels == label).flatten()[: self.config.samples_per_class]
+            for label in range(len(self.data.class_names))
+        ]
+        return test.select(torch.cat(rows))
+
+    def _judge(self, samples: dict[str, LabelledImages], features: Arrays) -> dict[str, float]:
+        if not features:
+            return {}
+        network = FeatureNetwork.from_arrays(features)
+        space = InceptionFeatures(self.config.inception_weights) if self.config.features == "inception" else None
+        groups = {"majority": self.data.majority, "minority": self.data.minority}
+        metrics = {}
+        for method in ("local", "pfdm", "oracle"):
+            if method in samples:
+                for group, scores in evaluate_groups(samples[method], self.data.test, groups, network, space).items():
+                    metrics |= {
+                        f"{group}/{method}/{name}": value
+                        for name, value in scores.model_dump().items()
+                        if value is not None
+                    }
+        return metrics
+
+    def _trainer(self) -> Trainer:
+        agreement = Agreement.load(self.folder.agreement)
+        return Trainer(self.config, agreement.mechanism, agreement.centre, self.data.class_names)
+
+    def _stream(self, purpose: str) -> tuple[str | int, ...]:
+        return (self.site, purpose)
+
+
+def _mechanism_of(instruction: ReleaseInstruction) -> Mechanism:
+    return Mechanism(**{key: getattr(instruction, key) for key in Mechanism.model_fields})
+
+
+def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

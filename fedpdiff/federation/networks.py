@@ -1,0 +1,154 @@
+"""Which networks a run trains, on which levels and from which seeds: one place for clients and server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedpdiff.config import RunConfig
+from fedpdiff.diffusion.batches import Batches, CleanImages, ClipMixedImages, Uploads
+from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.networks import build_network
+from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
+from fedpdiff.errors import ConfigError
+from fedpdiff.federation.protocol import Mechanism
+from fedpdiff.privacy.mechanism import clip
+from fedpdiff.rng import torch_generator
+from fedpdiff.types import LabelledImages
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device for the ``device`` setting.
+
+    Raises
+    ------
+    ConfigError
+        When a CUDA device is named that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device = {name!r}: torch sees no CUDA device here; set device = 'cpu' or 'auto'")
+    return torch.device(name)
+
+
+def training_settings(config: RunConfig, steps: int, device: torch.device) -> TrainingSettings:
+    """Return the optimisation settings for ``steps`` gradient steps."""
+    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    return TrainingSettings(
+        steps=steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        ema_decay=config.ema_decay,
+        gradient_clip=config.gradient_clip,
+        bfloat16=bfloat16,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+class Trainer:
+    """Trains the networks of one run.
+
+    Parameters
+    ----------
+    config
+        The run's settings.
+    mechanism, centre
+        The agreed release: level t0, clip radius and public centre.
+    class_names
+        The run's classes in order.
+    """
+
+    def __init__(
+        self, config: RunConfig, mechanism: Mechanism, centre: np.ndarray, class_names: tuple[str, ...]
+    ) -> None:
+        self.config = config
+        self.mechanism = mechanism
+        self.centre = torch.from_numpy(np.array(centre, np.float32))
+        self.class_names = class_names
+        self.device = choose_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+
+    def personal(
+        self,
+        images: LabelledImages,
+        purpose: tuple[str | int, ...],
+        last: int | None = None,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> Denoiser:
+        """Train a denoiser on clean images, levels 1 .. ``last`` (default T).
+
+        ``purpose`` names its random stream, for example ``("client", 0, "personal")``.
+        """
+        clean = CleanImages(images, self.config.personal_sampling)
+        batches: Batches = clean
+        if self.config.clip_flag:
+            batches = ClipMixedImages(clean, len(self.class_names), self._clip_pixels)
+        config = self._denoiser_config("personal", last or self.config.diffusion_steps)
+        return self._train(config, batches, torch.zeros_like(self.centre), purpose, progress, checkpoint)
+
+    def global_half(
+        self,
+        uploads: torch.Tensor,
+        labels: torch.Tensor,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> Denoiser:
+        """Train the global denoiser on pooled uploads, float (N, C, H, W) at level t0."""
+        config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
+        batches = Uploads(uploads, labels)
+        return self._train(config, batches, self.centre, ("server", "global"), progress, checkpoint)
+
+    def empty_global_half(self) -> Denoiser:
+        """Return the global denoiser with untrained weights, to load received ones into."""
+        config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
+        return Denoiser(self._network(config, 0).eval(), config, self.centre)
+
+    def _train(
+        self,
+        config: DenoiserConfig,
+        batches: Batches,
+        centre: torch.Tensor,
+        purpose: tuple[str | int, ...],
+        progress: Progress | None,
+        checkpoint: Path | None,
+    ) -> Denoiser:
+        seed = self.config.seed
+        network = self._network(config, torch_generator(seed, *purpose, "weights").initial_seed())
+        steps = self.config.personal_steps if config.kind == "personal" else self.config.global_steps
+        settings = training_settings(self.config, steps, self.device)
+        generator = torch_generator(seed, *purpose, "training")
+        train_denoiser(network, config.chain(), batches, settings, generator, progress, checkpoint)
+        return Denoiser(network, config, centre)
+
+    def _network(self, config: DenoiserConfig, seed: int) -> torch.nn.Module:
+        channels, height, width = config.image_shape
+        network = build_network(self.config.network, (channels, height, width), config.conditions, seed)
+        return network.to(self.device)
+
+    def _denoiser_config(self, kind: str, last: int) -> DenoiserConfig:
+        personal = kind == "personal"
+        return DenoiserConfig.model_validate(
+            {
+                "kind": kind,
+                "objective": "noise" if personal else self.config.objective,
+                "schedule": self.mechanism.schedule,
+                "diffusion_steps": self.mechanism.diffusion_steps,
+                "t0": self.mechanism.t0,
+                "last": last,
+                "class_names": list(self.class_names),
+                "image_shape": self.mechanism.image_shape,
+                "clip": self.mechanism.clip,
+                "clip_flag": personal and self.config.clip_flag,
+                "clip_flag_switch": self.config.clip_flag_switch,
+            }
+        )
+
+    def _clip_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        clipped = clip(pixels.numpy(), self.centre.numpy(), self.mechanism.clip)
+        return torch.from_numpy(clipped).float() + self.centre

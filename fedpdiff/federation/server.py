@@ -1,0 +1,152 @@
+"""What the server computes: the proposal, the global half, the metrics' features, the bounds of a simulation."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedpdiff.config import RunConfig
+from fedpdiff.data.client import class_groups
+from fedpdiff.data.public import load_all_private, load_public, load_test
+from fedpdiff.data.source import class_names
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.evaluation import difference_spread, evaluate_groups
+from fedpdiff.events import EventLog
+from fedpdiff.federation.agreement import Agreement, propose
+from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.sampling import Sampler, save_samples
+from fedpdiff.federation.spool import Spool
+from fedpdiff.metrics.feature_training import cached_feature_network
+from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
+from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.results import GroupScores
+from fedpdiff.rng import numpy_generator
+from fedpdiff.runfolder import RunFolder
+from fedpdiff.types import LabelledImages, concatenate
+
+FEATURE_CACHE = Path.home() / ".cache" / "fedpdiff" / "features"
+
+
+class ServerTasks:
+    """The server's computations in one run.
+
+    Parameters
+    ----------
+    config
+        Checked settings.
+    folder
+        The run folder.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        self.config = config
+        self.folder = folder
+        self.events = EventLog(folder.events, "server")
+
+    @cached_property
+    def public(self) -> LabelledImages:
+        """Public images: for centre and clip norm, and in deployment for the feature network."""
+        return load_public(self.config)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The run's classes in order."""
+        return class_names(self.config)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """The mechanism that this run asks its clients for."""
+        return propose(self.config, self.public)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Trains the server's networks."""
+        agreement = self.agreement
+        return Trainer(self.config, agreement.mechanism, agreement.centre, self.class_names)
+
+    def train_global(self, spools: list[Spool]) -> Denoiser:
+        """Train the global half on all validated uploads and write it to the run folder."""
+        values, labels = zip(*(spool.read() for spool in spools), strict=True)
+        with self.events.phase("global training", self.config.global_steps) as progress:
+            half = self.trainer.global_half(
+                torch.cat(values), torch.cat(labels), progress, self.folder.global_checkpoint
+            )
+        half.save_pretrained(self.folder.global_half)
+        return half
+
+    def feature_network(self, simulated: bool) -> FeatureNetwork | None:
+        """Train, or read from the cache, the classifier that metrics rest on.
+
+        A simulation uses all real training images, so that the features are good; a deployment has only the
+        public ones, and without those there are no metrics.
+        """
+        images = concatenate([self.public, self.private]) if simulated else self.public
+        if len(images) == 0:
+            return None
+        with self.events.phase("feature network"):
+            return cached_feature_network(FEATURE_CACHE, images, len(self.class_names), self.config.seed)
+
+    @cached_property
+    def private(self) -> LabelledImages:
+        """All clients' images: simulation only, for the bounds and the features."""
+        return load_all_private(self.config)
+
+    @cached_property
+    def test(self) -> LabelledImages:
+        """The held-out test images of a simulation."""
+        return load_test(self.config)
+
+    def centralised(self) -> LabelledImages:
+        """Train on all clean images, as no federation can, and sample: the upper bound."""
+        with self.events.phase("centralised training", self.config.personal_steps) as progress:
+            bound = self.trainer.personal(
+                self.private, ("centralised",), None, progress, self.folder.centralised_checkpoint
+            )
+        with self.events.phase("centralised sampling") as progress:
+            samples = Sampler(
+                self.config, len(self.class_names), ("centralised", "samples"), progress
+            ).whole_chain(bound)
+        for number in range(self.config.clients):
+            save_samples(self.folder.client(number) / "samples", "centralised", samples)
+        return samples
+
+    def real_floor(self) -> LabelledImages:
+        """Return real training images, up to ``samples-per-class`` of each class: what no model can beat."""
+        rows = [
+            torch.nonzero(self.private.labels == label).flatten()[: self.config.samples_per_class]
+            for label in range(len(self.class_names))
+        ]
+        return self.private.select(torch.cat(rows))
+
+    def judge(
+        self, samples: LabelledImages, class_counts: list[int], network: FeatureNetwork
+    ) -> dict[str, GroupScores]:
+        """Score samples for the class groups of a client with these counts."""
+        majority, minority = class_groups(class_counts)
+        groups = {"majority": majority, "minority": minority}
+        return evaluate_groups(samples, self.test, groups, network, self.space(network))
+
+    def gap_spread(
+        self, local: LabelledImages, bound: LabelledImages, class_counts: list[int], network: FeatureNetwork
+    ) -> float | None:
+        """Return the spread of (local - centralised) over resampled images, for the minority classes."""
+        minority = class_groups(class_counts)[1]
+        if not minority:
+            return None
+        generator = numpy_generator(self.config.seed, "gap-spread")
+        return difference_spread(local, bound, self.test, minority, self.space(network), generator)
+
+    def space(self, network: FeatureNetwork) -> FeatureSpace:
+        """Return the feature space of Frechet distance, precision and recall."""
+        if self.config.features == "inception":
+            return InceptionFeatures(self.config.inception_weights)
+        return network
+
+
+def load_samples(folder: Path, name: str) -> LabelledImages:
+    """Read samples that a simulated client wrote to the run folder."""
+    with np.load(folder / "samples" / f"{name}.npz", allow_pickle=False) as file:
+        return LabelledImages(torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]))

@@ -1,0 +1,171 @@
+"""The server's spool: every shard is checked on arrival, kept on disk, and pooled once all of a site's are there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedpdiff.errors import MessageError
+from fedpdiff.federation.protocol import Mechanism, ReleaseManifest, ShardManifest
+from fedpdiff.privacy.arrival import check_noise_level
+from fedpdiff.privacy.wire import decode, encoded_size
+from fedpdiff.runfolder import write_json
+
+SHARD_BYTES = 16 * 2**20
+_MANIFEST = "manifest.json"
+
+
+def rows_per_shard(mechanism: Mechanism) -> int:
+    """Return how many images make one shard of at most about 16 MiB."""
+    return max(1, SHARD_BYTES // encoded_size(int(np.prod(mechanism.image_shape)), mechanism.wire_bits))
+
+
+def shard_digest(codes: np.ndarray, labels: np.ndarray) -> str:
+    """Return the SHA-256 (hex) of a shard's bytes."""
+    return hashlib.sha256(codes.tobytes() + labels.tobytes()).hexdigest()
+
+
+def check_manifest(
+    manifest: ReleaseManifest, mechanism: Mechanism, class_names: tuple[str, ...], fingerprint: str
+) -> None:
+    """Refuse a release that is not what was agreed.
+
+    Raises
+    ------
+    MessageError
+        Naming the first field that differs.
+    """
+    if manifest.fingerprint != fingerprint:
+        raise MessageError(
+            f"{manifest.site} runs other code (fingerprint {manifest.fingerprint[:12]}, server {fingerprint[:12]}); "
+            f"install the same version on both sides"
+        )
+    for key in Mechanism.model_fields:
+        declared, agreed = getattr(manifest, key), getattr(mechanism, key)
+        if declared != agreed:
+            raise MessageError(f"{manifest.site} declares {key} = {declared!r}, but {agreed!r} was agreed")
+    if len(manifest.class_counts) != len(class_names) or min(manifest.class_counts) < 0 or not manifest.images:
+        raise MessageError(
+            f"{manifest.site} declares class_counts = {manifest.class_counts}: must be {len(class_names)} numbers of "
+            f"at least 0, not all 0"
+        )
+    rows = rows_per_shard(mechanism)
+    if manifest.rows_per_shard != rows or manifest.shards != -(-manifest.images // rows):
+        raise MessageError(
+            f"{manifest.site} declares {manifest.shards} shards of {manifest.rows_per_shard} rows: must be shards of "
+            f"{rows} rows"
+        )
+
+
+class Spool:
+    """The shards of one site on the server's disk.
+
+    Parameters
+    ----------
+    folder
+        The site's folder; made when missing. Files of an earlier attempt are replaced.
+    manifest
+        The checked description of the release.
+    """
+
+    def __init__(self, folder: Path, manifest: ReleaseManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.bytes = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / _MANIFEST, manifest.model_dump(exclude_none=True))
+
+    @classmethod
+    def open(cls, folder: Path) -> Spool:
+        """Read a spool that the server wrote."""
+        return cls(folder, ReleaseManifest.model_validate_json((folder / _MANIFEST).read_text("utf-8")))
+
+    def accept(self, shard: ShardManifest, arrays: dict[str, np.ndarray]) -> None:
+        """Check one shard and write it.
+
+        Raises
+        ------
+        MessageError
+            When names, dtypes, shapes, sizes, labels or the hash are wrong.
+        PrivacyError
+            When the shard carries less noise than declared; nothing of it is kept.
+        """
+        site = self.manifest.site
+        rows = self._expected_rows(shard)
+        if set(arrays) != {"codes", "labels"}:
+            raise MessageError(f"{site}, shard {shard.shard}: holds {sorted(arrays)}, but must hold codes and labels")
+        codes, labels = arrays["codes"], arrays["labels"]
+        size = encoded_size(rows * int(np.prod(self.manifest.image_shape)), self.manifest.wire_bits)
+        if codes.dtype != np.uint8 or codes.shape != (size,):
+            raise MessageError(
+                f"{site}, shard {shard.shard}: codes are {codes.dtype} of shape {codes.shape}, but must be uint8 of "
+                f"shape ({size},)"
+            )
+        classes = len(self.manifest.class_counts)
+        if labels.dtype != np.int64 or labels.shape != (rows,) or labels.min() < 0 or labels.max() >= classes:
+            raise MessageError(
+                f"{site}, shard {shard.shard}: labels must be int64 of shape ({rows},) from 0 to {classes - 1}"
+            )
+        if shard_digest(codes, labels) != shard.sha256:
+            raise MessageError(f"{site}, shard {shard.shard}: the bytes do not have the declared SHA-256")
+        check_noise_level(self._decode(codes, rows), self.manifest.alpha_bar, self.manifest.wire_bits)
+        self._write(shard.shard, codes, labels)
+        self.bytes += codes.nbytes + labels.nbytes
+
+    def complete(self) -> None:
+        """Check the upload as a whole, once all shards are there.
+
+        Raises
+        ------
+        MessageError
+            When labels and declared counts disagree.
+        PrivacyError
+            When all shards together carry less noise than declared.
+        """
+        values, labels = self.read()
+        counts = torch.bincount(labels, minlength=len(self.manifest.class_counts)).tolist()
+        if counts != self.manifest.class_counts:
+            raise MessageError(
+                f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent {counts}"
+            )
+        check_noise_level(values.numpy(), self.manifest.alpha_bar, self.manifest.wire_bits)
+
+    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return decoded uploads, float32 (N, C, H, W), and labels, int64 (N,)."""
+        values, labels = [], []
+        for shard in range(self.manifest.shards):
+            with np.load(self._path(shard), allow_pickle=False) as file:
+                labels.append(torch.from_numpy(file["labels"]))
+                values.append(torch.from_numpy(self._decode(file["codes"], len(labels[-1]))))
+        return torch.cat(values), torch.cat(labels)
+
+    def discard(self) -> None:
+        """Delete everything of this site."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _expected_rows(self, shard: ShardManifest) -> int:
+        first = shard.shard * self.manifest.rows_per_shard
+        rows = min(self.manifest.rows_per_shard, self.manifest.images - first)
+        if shard.site != self.manifest.site or shard.rows != rows:
+            raise MessageError(
+                f"{self.manifest.site}, shard {shard.shard}: declares site {shard.site!r} and {shard.rows} rows, but "
+                f"{rows} rows of {self.manifest.site!r} were expected"
+            )
+        return rows
+
+    def _decode(self, codes: np.ndarray, rows: int) -> np.ndarray:
+        return decode(codes, self.manifest.wire_bits, (rows, *self.manifest.image_shape))
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:04d}.npz"
+
+    def _write(self, shard: int, codes: np.ndarray, labels: np.ndarray) -> None:
+        temporary = self.folder / f"shard-{shard:04d}.tmp"
+        with temporary.open("wb") as file:
+            np.savez(file, codes=codes, labels=labels)
+        os.replace(temporary, self._path(shard))

@@ -1,0 +1,114 @@
+"""Where things lie in a run folder and in a client's own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fedpdiff.config import NodeConfig, RunConfig
+
+_PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
+
+
+class RunFolder:
+    """Paths of a run; everything that tables, figures and the report need lies below ``root``.
+
+    Parameters
+    ----------
+    root
+        The run folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.events = root / "events"
+        self.global_half = root / "server" / "global"
+        self.global_checkpoint = root / "server" / "global-checkpoint.safetensors"
+        self.centralised = root / "server" / "centralised"
+        self.centralised_checkpoint = root / "server" / "centralised-checkpoint.safetensors"
+        self.error = root / "error.txt"
+
+    @classmethod
+    def of(cls, config: RunConfig, run_id: int) -> RunFolder:
+        """Return the folder of a run: ``run-dir``, or one named after Flower's run id under the home folder."""
+        if config.run_dir:
+            return cls(Path(config.run_dir))
+        return cls(Path.home() / "fedpdiff-runs" / f"run-{run_id}")
+
+    def spool(self, site: str) -> Path:
+        """Return the folder for the validated shards of one site."""
+        return self.root / "server" / "spool" / site
+
+    def spools(self) -> list[Path]:
+        """Return the folders of all sites whose uploads are pooled."""
+        return sorted(path.parent for path in (self.root / "server" / "spool").glob("*/manifest.json"))
+
+    def client(self, number: int) -> Path:
+        """Return the folder of a simulated client."""
+        return self.root / f"client-{number}"
+
+    def prepare(self, config: RunConfig) -> None:
+        """Write the resolved settings and the environment."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_json(self.root / "config.json", config.flat())
+        write_json(self.root / "environment.json", environment())
+
+
+class ClientFolder:
+    """Paths of one client.
+
+    In simulation the folder is part of the run folder, so each run has its own state; in deployment it is the
+    site's ``state-dir`` and outlives runs, because a release does.
+    """
+
+    def __init__(self, root: Path, events: Path) -> None:
+        self.root = root
+        self.events = events
+        self.agreement = root / "state" / "agreement"
+        self.release = root / "state" / "release"
+        self.personal = root / "state" / "personal"
+        self.local = root / "state" / "local"
+        self.samples = root / "samples"
+        self.scores = root / "scores.json"
+
+    @classmethod
+    def of(cls, config: RunConfig, node: NodeConfig, run_id: int) -> ClientFolder:
+        """Return the folder of this client."""
+        if node.simulated:
+            run = RunFolder.of(config, run_id)
+            return cls(run.client(node.partition_id or 0), run.events)
+        root = Path(node.state_dir)
+        return cls(root, root / "events")
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the checkpoint file of one training."""
+        return self.root / "state" / f"{name}-checkpoint.safetensors"
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine facts that a run may depend on."""
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+    }
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""The Flower ServerApp: settings in, strategy run, results out."""
