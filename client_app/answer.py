@@ -1,4 +1,4 @@
-"""From an instruction to a reply: check it, do the task, and decline in plain words when it cannot be done."""
+"""From an instruction to a reply: check it, do the task, decline in plain words when it cannot be done."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def answer(
 
     A refusal never carries more than a real site may tell: errors about data stay in the site's own log.
     """
-    simulated = True
+    simulated = False  # until the node settings say so
     try:
         node = NodeConfig.parse(context.node_config)
         simulated = node.simulated
@@ -52,8 +52,8 @@ def _check_code(instruction: Instruction) -> None:
     if instruction.fingerprint != ours:
         raise MessageError(
             f"this client runs other code than the server (fingerprint {ours[:12]}, server "
-            f"{instruction.fingerprint[:12]}); install the same version, and start the SuperLink from an empty folder: "
-            f"its workers import from there first"
+            f"{instruction.fingerprint[:12]}); install the same version, and start the SuperLink from an "
+            "empty folder: its workers import from there first"
         )
 
 

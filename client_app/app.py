@@ -1,14 +1,14 @@
-"""The ClientApp: one handler per phase. What leaves this client is what the handlers return, and nothing else."""
+"""The ClientApp: one handler per phase. What the handlers return leaves this client, and nothing else."""
 
 from __future__ import annotations
 
 import os
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client_app.answer import answer
-from fedpdiff.federation.client import ClientTasks
+from fedpdiff.federation.client import Arrays, ClientTasks
 from fedpdiff.federation.protocol import Instruction, ReleaseInstruction, ShardInstruction
 from fedpdiff.records import pack
 
@@ -44,16 +44,14 @@ def upload(message: Message, context: Context) -> Message:
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
     """Train the personal denoiser, which stays here."""
-    return answer(
-        message, context, Instruction, lambda tasks, instruction, arrays: pack(tasks.personalize())
-    )
+    return answer(message, context, Instruction, lambda tasks, instruction, arrays: pack(tasks.personalize()))
 
 
 @app.evaluate("sample")
 def sample(message: Message, context: Context) -> Message:
     """Sample with both halves; only a simulated client returns scores."""
 
-    def task(tasks: ClientTasks, instruction: Instruction, arrays: dict) -> object:
+    def task(tasks: ClientTasks, instruction: Instruction, arrays: Arrays) -> RecordDict:
         report, metrics = tasks.sample(arrays)
         return pack(report, metrics=metrics or None)
 

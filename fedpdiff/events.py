@@ -14,8 +14,8 @@ class EventLog:
     """Appends one JSON object per line to ``folder/<who>.jsonl``.
 
     A line holds ``time`` (Unix seconds), ``who``, ``phase``, ``state`` (``start``, ``progress`` or ``end``),
-    ``done``, ``total`` and ``loss`` (or null). Losses are written by simulations only: on a real site they are
-    computed from private images and stay in the site's own folder.
+    ``done``, ``total`` and ``loss`` (or null). A real site's losses are computed from private images: its
+    events stay in its own folder.
 
     Parameters
     ----------
@@ -30,9 +30,7 @@ class EventLog:
         self._path = folder / f"{who}.jsonl"
         self._who = who
 
-    def write(
-        self, phase: str, state: str, done: int = 0, total: int = 0, loss: float | None = None
-    ) -> None:
+    def write(self, phase: str, state: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
         """Append one event."""
         event = {"time": time.time(), "who": self._who, "phase": phase, "state": state}
         line = json.dumps({**event, "done": done, "total": total, "loss": loss}) + "\n"

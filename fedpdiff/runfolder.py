@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +36,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: RunConfig, run_id: int) -> RunFolder:
-        """Return the folder of a run: ``run-dir``, or one named after Flower's run id under the home folder."""
+        """Return the folder of a run: ``run-dir``, or one named after Flower's run id in the home folder."""
         if config.run_dir:
             return cls(Path(config.run_dir))
         return cls(Path.home() / "fedpdiff-runs" / f"run-{run_id}")
@@ -53,8 +54,9 @@ class RunFolder:
         return self.root / f"client-{number}"
 
     def prepare(self, config: RunConfig) -> None:
-        """Write the resolved settings and the environment."""
+        """Write the resolved settings and the environment; drop uploads of an earlier attempt."""
         self.root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.root / "server" / "spool", ignore_errors=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())
 

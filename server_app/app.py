@@ -24,7 +24,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run one federation from settings to report; raises when it fails, so that Flower records the failure."""
+    """Run one federation from settings to report; raises when it fails, so that Flower records it."""
     config = RunConfig.parse(context.run_config)
     folder = RunFolder.of(config, context.run_id)
     folder.prepare(config)

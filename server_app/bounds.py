@@ -1,4 +1,4 @@
-"""What only a simulation can compute, because it holds all images: the centralised bound and the real floor."""
+"""What only a simulation can compute, as it holds all images: the centralised bound and the real floor."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ class Bounds:
 
     def compute(self) -> None:
         """Compute the bounds if this is a simulation; say so if it is not."""
-        if not self._strategy.simulated:
-            log.info("Real clients take part: no centralised bound and no oracle hand-off, they need all images.")
+        if not self._strategy.participants.simulated:
+            log.info(
+                "Real clients take part: no centralised bound and no oracle hand-off, they need all images."
+            )
             return
         self.real = self._tasks.real_floor()
         if self._tasks.config.centralised:

@@ -47,8 +47,8 @@ class Exchange:
                 return nodes
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"only {len(nodes)} of at least {least} clients came within wait-seconds = {seconds:g}; start "
-                    f"more clients, wait longer or lower min-clients"
+                    f"only {len(nodes)} of at least {least} clients came within wait-seconds = {seconds:g}; "
+                    "start more clients, wait longer or lower min-clients"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -93,8 +93,8 @@ class Exchange:
     def _failed(self, node: int, code: int, reason: str) -> None:
         if code == _DEAD_WORKER:
             raise RunError(
-                f"a simulation worker died ({reason.strip()[:300] or 'no reason given'}); most often the machine or the "
-                f"GPU is out of memory: lower batch-size, or run fewer clients at a time"
+                f"a simulation worker died ({reason.strip()[:300] or 'no reason given'}); most often the "
+                "machine or the GPU is out of memory: lower batch-size, or run fewer clients at a time"
             )
         self._leave_out(node, f"the client failed (Flower code {code}): {reason.strip()[-300:]}")
 

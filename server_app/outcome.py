@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fedpdiff.data.client import class_groups
 from fedpdiff.federation.server import ServerTasks, load_samples
 from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import ClientResults, GroupScores, Results, gap_closed, mean_gap
 from server_app.bounds import Bounds
-from server_app.pfdm import PFDM, Site
+from server_app.participants import Site
+from server_app.pfdm import PFDM
 
 _LOCAL_SAME = (
     "local-only is the personal denoiser itself, sampled on the whole chain: it was trained on all levels"
 )
 _LOCAL_SEPARATE = (
-    "local-only is a separate network on the whole chain, trained with the same number of gradient steps as the "
-    "personal denoiser, which knows levels up to t0 only"
+    "local-only is a separate network on the whole chain, trained with the same number of gradient steps as "
+    "the personal denoiser, which knows levels up to t0 only"
 )
 
 
 def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results:
     """Put together what the run measured."""
     config, mechanism = tasks.config, tasks.agreement.mechanism
-    sites = sorted(strategy.sites.values(), key=_order)
+    sites = sorted(strategy.participants.sites.values(), key=_order)
     clients = [_client(index, site, strategy, tasks, bounds) for index, site in enumerate(sites)]
-    spreads = [_spread(client, site, strategy, tasks, bounds) for client, site in zip(clients, sites, strict=True)]
+    spreads = [_spread(site, strategy, tasks, bounds) for site in sites]
     gaps = [gap_closed(client, spread) for client, spread in zip(clients, spreads, strict=True)]
     features = strategy.features
     return Results(
@@ -43,21 +42,21 @@ def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results
         bytes_up=[site.spool.bytes for site in sites],
         bytes_down=[site.bytes_down for site in sites],
         seconds=dict(strategy.seconds),
-        participants=[site.manifest.site for site in sites],
-        refused=strategy.refused,
+        participants=[site.name for site in sites],
+        refused=strategy.participants.refused,
         notes=[_LOCAL_SEPARATE if config.personal_levels == "below-t0" else _LOCAL_SAME],
     )
 
 
 def _order(site: Site) -> tuple[int, str]:
     number = site.manifest.number
-    return (-1 if number is None else number, site.manifest.site)
+    return (-1 if number is None else number, site.name)
 
 
 def _client(index: int, site: Site, strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> ClientResults:
-    counts = site.manifest.class_counts
+    counts, number = site.manifest.class_counts, site.manifest.number
     majority, minority = class_groups(counts)
-    groups: dict[str, dict[str, GroupScores]] = _nested(site.metrics)
+    groups: dict[str, dict[str, GroupScores]] = {group: dict(scores) for group, scores in site.scores.items()}
     if strategy.features is not None:
         for method, samples in (("centralised", bounds.centralised), ("real", bounds.real)):
             if samples is not None:
@@ -65,30 +64,17 @@ def _client(index: int, site: Site, strategy: PFDM, tasks: ServerTasks, bounds: 
                     groups.setdefault(group, {})[method] = scores
     return ClientResults.model_validate(
         {
-            "client": index if site.manifest.number is None else site.manifest.number,
-            "name": site.manifest.site,
+            "client": index if number is None else number,
+            "name": site.name,
             "classes": {"majority": list(majority), "minority": list(minority)},
             "groups": groups,
         }
     )
 
 
-def _nested(metrics: Mapping[str, float]) -> dict[str, dict[str, GroupScores]]:
-    """Turn ``group/method/metric`` keys into nested scores."""
-    values: dict[str, dict[str, dict[str, float]]] = {}
-    for key, value in metrics.items():
-        group, method, name = key.split("/")
-        values.setdefault(group, {}).setdefault(method, {})[name] = value
-    return {
-        group: {method: GroupScores.model_validate(scores) for method, scores in methods.items()}
-        for group, methods in values.items()
-    }
-
-
-def _spread(
-    client: ClientResults, site: Site, strategy: PFDM, tasks: ServerTasks, bounds: Bounds
-) -> float | None:
-    if bounds.centralised is None or strategy.features is None or not strategy.simulated:
+def _spread(site: Site, strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> float | None:
+    number = site.manifest.number
+    if bounds.centralised is None or strategy.features is None or number is None:
         return None
-    local = load_samples(tasks.folder.client(client.client), "local")
+    local = load_samples(tasks.folder.client(number), "local")
     return tasks.gap_spread(local, bounds.centralised, site.manifest.class_counts, strategy.features)

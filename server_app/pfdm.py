@@ -6,20 +6,17 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
-from fedpdiff.errors import FedpdiffError, MessageError, RunError
+from fedpdiff.errors import MessageError
 from fedpdiff.federation.protocol import (
     Instruction,
     PhaseReport,
-    ProtocolModel,
     ReleaseInstruction,
     ReleaseManifest,
     ShardInstruction,
@@ -29,22 +26,11 @@ from fedpdiff.federation.server import ServerTasks
 from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.metrics.features import FeatureNetwork
-from fedpdiff.records import pack, unpack
-from fedpdiff.results import Refusal
+from fedpdiff.records import array_record, pack, unpack
 from server_app.exchange import Exchange, Pending
+from server_app.participants import Participants, Site
 
 log = logging.getLogger("flwr")
-
-
-@dataclass
-class Site:
-    """A client that takes part: its manifest, its spool, its traffic and, in simulation, its scores."""
-
-    node: int
-    manifest: ReleaseManifest
-    spool: Spool
-    bytes_down: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class PFDM(Strategy):
@@ -59,10 +45,10 @@ class PFDM(Strategy):
 
     Attributes
     ----------
-    sites
-        Clients still taking part, by node id.
-    refused
-        Who was left out, in which phase and why.
+    participants
+        Who takes part and who was left out.
+    features
+        The classifier that metrics rest on; none in a deployment without public images.
     seconds
         Wall time of each phase.
     """
@@ -70,12 +56,10 @@ class PFDM(Strategy):
     def __init__(self, config: RunConfig, tasks: ServerTasks) -> None:
         self.config = config
         self.tasks = tasks
-        self.fingerprint = code_fingerprint()
-        self.sites: dict[int, Site] = {}
-        self.refused: list[Refusal] = []
+        self.participants = Participants(config.min_clients)
+        self.features: FeatureNetwork | None = None
         self.seconds: dict[str, float] = {}
-        self._phase = "waiting for clients"
-        self._features: FeatureNetwork | None = None
+        self._fingerprint = code_fingerprint()
 
     def summary(self) -> None:
         """Log what this run is about to do."""
@@ -109,95 +93,89 @@ class PFDM(Strategy):
         RunError
             When fewer than ``min-clients`` are left.
         """
-        seconds = float(self.config.reply_seconds) if timeout is None else timeout
-        exchange = Exchange(grid, self._leave_out)
+        config = self.config
+        seconds = float(config.reply_seconds) if timeout is None else timeout
+        exchange = Exchange(grid, self.participants.leave_out)
         self.summary()
-        with self._timed("waiting for clients"):
-            nodes = exchange.wait_for_nodes(
-                self.config.clients, self.config.min_clients, self.config.wait_seconds
-            )
-        with self._timed("upload"):
+        with self._phase("waiting for clients"):
+            nodes = exchange.wait_for_nodes(config.clients, config.min_clients, config.wait_seconds)
+        with self._phase("upload"):
             self._collect_releases(exchange, nodes, seconds)
             self._collect_shards(exchange, seconds)
-        with self._timed("training"):
+        with self._phase("training"):
             half = self._train(exchange, grid, seconds)
-        arrays = ArrayRecord({name: _array(a) for name, a in network_arrays(half.network).items()})
-        with self._timed("sampling"):
+        arrays = array_record(network_arrays(half.network))
+        with self._phase("sampling"):
             pending = exchange.push(self.configure_evaluate(1, arrays, ConfigRecord(), grid), seconds)
             if while_sampling is not None:
                 while_sampling()
-            self._collect_reports(exchange, pending, with_metrics=True)
-        self._check_quorum()
+            self._collect_reports(exchange, pending, with_scores=self.participants.simulated)
         return Result(arrays=arrays)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self.participants.phase = name
+        started = time.monotonic()
+        log.info("%s ...", name)
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - started
 
     # -- phases -------------------------------------------------------------------------------------------
 
     def _collect_releases(self, exchange: Exchange, nodes: list[int], seconds: float) -> None:
-        agreement = self.tasks.agreement
+        """Ask every node for its release, and let those take part whose release is the agreed one."""
+        agreement, class_names = self.tasks.agreement, self.tasks.class_names
         instruction = ReleaseInstruction(
-            **agreement.mechanism.model_dump(),
-            fingerprint=self.fingerprint,
-            class_names=list(self.tasks.class_names),
+            **agreement.mechanism.model_dump(), fingerprint=self._fingerprint, class_names=list(class_names)
         )
         content = pack(instruction, {"centre": agreement.centre})
-        pending = exchange.push([_message(content, node, "train.release") for node in nodes], seconds)
+        pending = exchange.push(_messages(content, nodes, "train.release"), seconds)
         for node, reply in exchange.collect(pending):
-            with self._refusing(node):
+            with self.participants.judging(node):
                 manifest, _, _ = unpack(reply, ReleaseManifest)
-                check_manifest(manifest, agreement.mechanism, self.tasks.class_names, self.fingerprint)
-                if any(site.manifest.site == manifest.site for site in self.sites.values()):
-                    raise MessageError(f"another client already takes part as {manifest.site!r}")
+                check_manifest(manifest, agreement.mechanism, class_names, self._fingerprint)
                 spool = Spool(self.tasks.folder.spool(manifest.site), manifest)
-                self.sites[node] = Site(node, manifest, spool, bytes_down=agreement.centre.nbytes)
-        self._check_quorum()
+                self.participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
+                spool.create()
+        self.participants.require_enough()
 
     def _collect_shards(self, exchange: Exchange, seconds: float) -> None:
         """Collect shard after shard from all sites at once, so that memory holds one shard at a time."""
-        total = sum(site.manifest.shards for site in self.sites.values())
-        with self.tasks.events.phase("upload", total) as progress:
-            done = 0
-            for shard in range(max(site.manifest.shards for site in self.sites.values())):
-                content = pack(ShardInstruction(fingerprint=self.fingerprint, shard=shard))
-                asked = [node for node, site in self.sites.items() if shard < site.manifest.shards]
-                pending = exchange.push([_message(content, node, "train.upload") for node in asked], seconds)
+        sites = self.participants.sites
+        shards = [site.manifest.shards for site in sites.values()]
+        with self.tasks.events.phase("upload", sum(shards)) as progress:
+            for shard in range(max(shards)):
+                content = pack(ShardInstruction(fingerprint=self._fingerprint, shard=shard))
+                asked = [node for node, site in sites.items() if shard < site.manifest.shards]
+                pending = exchange.push(_messages(content, asked, "train.upload"), seconds)
                 for node, reply in exchange.collect(pending):
-                    with self._refusing(node):
+                    with self.participants.judging(node):
                         manifest, arrays, _ = unpack(reply, ShardManifest, arrays=True)
                         if manifest.shard != shard:
-                            raise MessageError(f"shard {shard} was asked for, shard {manifest.shard} was sent")
-                        self.sites[node].spool.accept(manifest, arrays)
-                        done += 1
-                        progress(done, total)
-            for node in list(self.sites):
-                with self._refusing(node):
-                    self.sites[node].spool.complete()
-        self._check_quorum()
+                            raise MessageError(f"shard {shard} was asked for, not {manifest.shard}")
+                        sites[node].spool.accept(manifest, arrays)
+                        progress(progress.done + 1, sum(shards))
+            for node in list(sites):
+                with self.participants.judging(node):
+                    sites[node].spool.finish()
+        self.participants.require_enough()
 
     def _train(self, exchange: Exchange, grid: Grid, seconds: float) -> Denoiser:
         """Train the global half while the clients train their personal ones."""
         pending = exchange.push(self.configure_train(1, ArrayRecord(), ConfigRecord(), grid), seconds)
-        simulated = self.simulated
-        self._features = self.tasks.feature_network(simulated)
-        half = self.tasks.train_global([site.spool for site in self.sites.values()])
-        self._collect_reports(exchange, pending, with_metrics=False)
-        self._check_quorum()
+        self.features = self.tasks.feature_network(self.participants.simulated)
+        half = self.tasks.train_global([site.spool for site in self.participants.sites.values()])
+        self._collect_reports(exchange, pending, with_scores=False)
         return half
 
-    def _collect_reports(self, exchange: Exchange, pending: Pending, with_metrics: bool) -> None:
+    def _collect_reports(self, exchange: Exchange, pending: Pending, with_scores: bool) -> None:
         for node, reply in exchange.collect(pending):
-            with self._refusing(node):
-                _, _, metrics = unpack(reply, PhaseReport, metrics=with_metrics and self.simulated)
-                self.sites[node].metrics |= metrics
-
-    @property
-    def simulated(self) -> bool:
-        """Whether all clients are simulated; only then may the server look at raw data and scores."""
-        return all(site.manifest.number is not None for site in self.sites.values())
-
-    @property
-    def features(self) -> FeatureNetwork | None:
-        """The classifier that metrics rest on; none in a deployment without public images."""
-        return self._features
+            with self.participants.judging(node):
+                report, _, metrics = unpack(reply, PhaseReport, metrics=with_scores)
+                self.participants.sites[node].report(report, metrics)
+        self.participants.require_enough()
 
     # -- Flower's hooks -----------------------------------------------------------------------------------
 
@@ -205,8 +183,8 @@ class PFDM(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the instructions to train personal denoisers; they carry no arrays."""
-        content = pack(Instruction(fingerprint=self.fingerprint))
-        return [_message(content, node, "train.personalize") for node in self.sites]
+        content = pack(Instruction(fingerprint=self._fingerprint))
+        return _messages(content, self.participants.sites, "train.personalize")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -220,64 +198,17 @@ class PFDM(Strategy):
         """Return the instructions to sample, with the global half and the metrics' feature network."""
         weights = {f"global/{name}": array.numpy() for name, array in arrays.items()}
         size = sum(array.nbytes for array in weights.values())
-        if self._features is not None:
-            weights |= {f"features/{name}": array for name, array in self._features.to_arrays().items()}
-        content = pack(Instruction(fingerprint=self.fingerprint), weights)
-        for site in self.sites.values():
+        if self.features is not None:
+            weights |= {f"features/{name}": array for name, array in self.features.to_arrays().items()}
+        for site in self.participants.sites.values():
             site.bytes_down += size
-        return [_message(content, node, "evaluate.sample") for node in self.sites]
+        content = pack(Instruction(fingerprint=self._fingerprint), weights)
+        return _messages(content, self.participants.sites, "evaluate.sample")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return nothing: scores are kept per client, in simulation only."""
         return None
 
-    # -- who takes part -----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _refusing(self, node: int) -> Iterator[None]:
-        """Leave a node out when its reply is not acceptable."""
-        try:
-            if node in self.sites or self._phase == "upload":
-                yield
-            else:
-                raise MessageError("a reply came from a node that was already left out")
-        except FedpdiffError as error:
-            self._leave_out(node, str(error))
-
-    def _leave_out(self, node: int, reason: str) -> None:
-        site = self.sites.pop(node, None)
-        name = site.manifest.site if site else f"node {node}"
-        if site and self._phase == "upload":
-            site.spool.discard()
-        log.warning("%s is left out of %s: %s", name, self._phase, reason)
-        self.refused.append(Refusal(site=name, phase=self._phase, reason=reason))
-
-    def _check_quorum(self) -> None:
-        if len(self.sites) < self.config.min_clients:
-            reasons = "; ".join(f"{r.site} ({r.phase}): {r.reason}" for r in self.refused)
-            raise RunError(
-                f"{len(self.sites)} clients are left, but min-clients = {self.config.min_clients}. Left out: {reasons}"
-            )
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        self._phase = phase
-        started = time.monotonic()
-        log.info("%s ...", phase)
-        try:
-            yield
-        finally:
-            self.seconds[phase] = time.monotonic() - started
-
-
-def _message(content: RecordDict, node: int, message_type: str) -> Message:
-    return Message(content=content, dst_node_id=node, message_type=message_type)
-
-
-def _array(values: np.ndarray) -> object:
-    from flwr.app import Array
-
-    return Array(np.ascontiguousarray(values))
-
-
-__all__ = ["PFDM", "ProtocolModel", "Site"]
+def _messages(content: RecordDict, nodes: Iterable[int], message_type: str) -> list[Message]:
+    return [Message(content=content, dst_node_id=node, message_type=message_type) for node in nodes]

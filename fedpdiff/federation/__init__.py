@@ -1,1 +1,1 @@
-"""What clients and server do in a PFDM run, without Flower: messages, client tasks, the server's spool, training."""
+"""What clients and server do in a PFDM run, without Flower: messages, tasks, the server's spool, training."""

@@ -78,7 +78,9 @@ def propose(config: RunConfig, public: LabelledImages) -> Agreement:
     return Agreement(mechanism, centre)
 
 
-def check_request(mechanism: Mechanism, centre: NDArray[np.float32], config: RunConfig, simulated: bool) -> None:
+def check_request(
+    mechanism: Mechanism, centre: NDArray[np.float32], config: RunConfig, simulated: bool
+) -> None:
     """Refuse a requested release that is not the one the settings describe (client side).
 
     Raises
@@ -89,8 +91,8 @@ def check_request(mechanism: Mechanism, centre: NDArray[np.float32], config: Run
     """
     if mechanism.noise == "seeded" and not simulated:
         raise PrivacyError(
-            "release-noise = 'seeded': a real site never releases seeded noise, because whoever learns the seed "
-            "can take the noise off; set release-noise = 'secure'"
+            "release-noise = 'seeded': a real site never releases seeded noise, because whoever learns the "
+            "seed can take the noise off; set release-noise = 'secure'"
         )
     schedule = NoiseSchedule(config.schedule, config.diffusion_steps)
     expected = {
@@ -113,14 +115,16 @@ def check_request(mechanism: Mechanism, centre: NDArray[np.float32], config: Run
             )
     if mechanism.t0 > config.diffusion_steps or mechanism.alpha_bar != schedule.alpha_bar[mechanism.t0]:
         raise PrivacyError(
-            f"the server asks for t0 = {mechanism.t0} with alpha_bar = {mechanism.alpha_bar}, which is not that "
-            f"of the {config.schedule} schedule; nothing was released"
+            f"the server asks for t0 = {mechanism.t0} with alpha_bar = {mechanism.alpha_bar}, which is not "
+            f"that of the {config.schedule} schedule; nothing was released"
         )
     if list(centre.shape) != list(config.image_shape) or not np.isfinite(centre).all():
-        raise PrivacyError(f"the server's centre has shape {centre.shape}, but must have {config.image_shape}")
+        raise PrivacyError(
+            f"the server's centre has shape {centre.shape}, but must have {config.image_shape}"
+        )
     epsilon = epsilon_from_mu(mu_of(mechanism.alpha_bar, mechanism.clip), mechanism.delta)
     if config.epsilon and epsilon > config.epsilon:
         raise PrivacyError(
-            f"the server asks for a release of epsilon {epsilon:.4g}, above epsilon = {config.epsilon} of the "
-            f"settings; nothing was released"
+            f"the server asks for a release of epsilon {epsilon:.4g}, above epsilon = {config.epsilon} of "
+            "the settings; nothing was released"
         )

@@ -19,7 +19,7 @@ from fedpdiff.errors import DataError, MessageError
 from fedpdiff.evaluation import evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
-from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.networks import Trainer, use_threads
 from fedpdiff.federation.protocol import (
     Mechanism,
     PhaseReport,
@@ -28,6 +28,7 @@ from fedpdiff.federation.protocol import (
     ShardManifest,
 )
 from fedpdiff.federation.sampling import Sampler, save_samples
+from fedpdiff.federation.scores import CLIENT_METHODS, Scores, to_metrics
 from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.metrics.features import FeatureNetwork
@@ -60,6 +61,7 @@ class ClientTasks:
         self.site = f"client-{self.number}" if node.simulated else node.site_name
         self.folder = ClientFolder.of(config, node, run_id)
         self.events = EventLog(self.folder.events, self.site)
+        use_threads(config.threads)
 
     @cached_property
     def data(self) -> ClientData:
@@ -81,7 +83,9 @@ class ClientTasks:
             When the centre does not come with the request.
         """
         if set(arrays) != {"centre"} or arrays["centre"].dtype != np.float32:
-            raise MessageError("the request for a release must carry the public centre, float32, and nothing else")
+            raise MessageError(
+                "the request for a release must carry the public centre, float32, and nothing else"
+            )
         mechanism = _mechanism_of(instruction)
         check_request(mechanism, arrays["centre"], self.config, self.node.simulated)
         if list(self.data.class_names) != instruction.class_names:
@@ -148,7 +152,7 @@ class ClientTasks:
     # -- personal training --------------------------------------------------------------------------------
 
     def personalize(self) -> PhaseReport:
-        """Train the personal denoiser; with ``personal-levels = below-t0`` also the separate local-only one."""
+        """Train the personal denoiser; with ``personal-levels = below-t0`` also a separate local-only one."""
         started = time.monotonic()
         trainer = self._trainer()
         config = self.config
@@ -174,8 +178,8 @@ class ClientTasks:
     def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
         """Sample with the received global half and judge the samples.
 
-        Samples and scores come from private images, outside the guarantee: they are written to the client's own
-        folder, and only a simulated client returns its scores.
+        Samples and scores come from private images, outside the guarantee: they are written to the client's
+        own folder, and only a simulated client returns its scores.
         """
         started = time.monotonic()
         trainer = self._trainer()
@@ -224,18 +228,17 @@ class ClientTasks:
         if not features:
             return {}
         network = FeatureNetwork.from_arrays(features)
-        space = InceptionFeatures(self.config.inception_weights) if self.config.features == "inception" else None
+        space = (
+            InceptionFeatures(self.config.inception_weights) if self.config.features == "inception" else None
+        )
         groups = {"majority": self.data.majority, "minority": self.data.minority}
-        metrics = {}
-        for method in ("local", "pfdm", "oracle"):
+        scores: Scores = {}
+        for method in CLIENT_METHODS:
             if method in samples:
-                for group, scores in evaluate_groups(samples[method], self.data.test, groups, network, space).items():
-                    metrics |= {
-                        f"{group}/{method}/{name}": value
-                        for name, value in scores.model_dump().items()
-                        if value is not None
-                    }
-        return metrics
+                judged = evaluate_groups(samples[method], self.data.test, groups, network, space)
+                for group, numbers in judged.items():
+                    scores.setdefault(group, {})[method] = numbers
+        return to_metrics(scores)
 
     def _trainer(self) -> Trainer:
         agreement = Agreement.load(self.folder.agreement)

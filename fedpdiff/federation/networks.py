@@ -34,6 +34,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def use_threads(threads: int) -> None:
+    """Let torch use this many CPU threads; 0 leaves its own choice."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def training_settings(config: RunConfig, steps: int, device: torch.device) -> TrainingSettings:
     """Return the optimisation settings for ``steps`` gradient steps."""
     bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
@@ -70,8 +76,6 @@ class Trainer:
         self.centre = torch.from_numpy(np.array(centre, np.float32))
         self.class_names = class_names
         self.device = choose_device(config.device)
-        if config.threads:
-            torch.set_num_threads(config.threads)
 
     def personal(
         self,

@@ -44,7 +44,7 @@ class Sampler:
         self._labels = torch.arange(num_classes).repeat_interleave(config.samples_per_class)
 
     def whole_chain(self, personal: Denoiser) -> LabelledImages:
-        """Sample with one denoiser on the whole chain, with as many evaluations as both stages have together."""
+        """Sample with one denoiser on the whole chain, with as many steps as both stages have together."""
         steps = self._config.global_sampling_steps + self._config.personal_sampling_steps
 
         def draw(labels: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
@@ -74,9 +74,10 @@ class Sampler:
     def oracle(
         self, personal: Denoiser, uploads: torch.Tensor, upload_labels: torch.Tensor, t0: int
     ) -> LabelledImages:
-        """Refine real uploads (pixels at level t0): what the personal half would make of a perfect global half.
+        """Refine real uploads (pixels at level t0), as if a perfect global half had made them.
 
-        Uploads are drawn with replacement, as many of each class as samples; classes without uploads are left out.
+        Uploads are drawn with replacement, as many of each class as samples; a class without uploads is left
+        out.
         """
         generator = torch_generator(self._config.seed, *self._purpose, "oracle-choice")
         chosen = []

@@ -1,4 +1,4 @@
-"""What the server computes: the proposal, the global half, the metrics' features, the bounds of a simulation."""
+"""What the server computes: the proposal, the global half, the metrics' features, a simulation's bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.evaluation import difference_spread, evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, propose
-from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.networks import Trainer, use_threads
 from fedpdiff.federation.sampling import Sampler, save_samples
 from fedpdiff.federation.spool import Spool
 from fedpdiff.metrics.feature_training import cached_feature_network
@@ -45,6 +45,7 @@ class ServerTasks:
         self.config = config
         self.folder = folder
         self.events = EventLog(folder.events, "server")
+        use_threads(config.threads)
 
     @cached_property
     def public(self) -> LabelledImages:

@@ -1,4 +1,4 @@
-"""The server's spool: every shard is checked on arrival, kept on disk, and pooled once all of a site's are there."""
+"""The server's spool: shards are checked on arrival and kept on disk until all of a site's are there."""
 
 from __future__ import annotations
 
@@ -42,23 +42,31 @@ def check_manifest(
     """
     if manifest.fingerprint != fingerprint:
         raise MessageError(
-            f"{manifest.site} runs other code (fingerprint {manifest.fingerprint[:12]}, server {fingerprint[:12]}); "
-            f"install the same version on both sides"
+            f"{manifest.site} runs other code (fingerprint {manifest.fingerprint[:12]}, server "
+            f"{fingerprint[:12]}); install the same version on both sides"
         )
     for key in Mechanism.model_fields:
         declared, agreed = getattr(manifest, key), getattr(mechanism, key)
         if declared != agreed:
             raise MessageError(f"{manifest.site} declares {key} = {declared!r}, but {agreed!r} was agreed")
-    if len(manifest.class_counts) != len(class_names) or min(manifest.class_counts) < 0 or not manifest.images:
+    if (
+        len(manifest.class_counts) != len(class_names)
+        or min(manifest.class_counts) < 0
+        or not manifest.images
+    ):
         raise MessageError(
-            f"{manifest.site} declares class_counts = {manifest.class_counts}: must be {len(class_names)} numbers of "
-            f"at least 0, not all 0"
+            f"{manifest.site} declares class_counts = {manifest.class_counts}: must be {len(class_names)} "
+            "numbers of at least 0, not all 0"
+        )
+    if manifest.number is not None and manifest.site != f"client-{manifest.number}":
+        raise MessageError(
+            f"{manifest.site} declares number = {manifest.number}: only client-{manifest.number} may"
         )
     rows = rows_per_shard(mechanism)
     if manifest.rows_per_shard != rows or manifest.shards != -(-manifest.images // rows):
         raise MessageError(
-            f"{manifest.site} declares {manifest.shards} shards of {manifest.rows_per_shard} rows: must be shards of "
-            f"{rows} rows"
+            f"{manifest.site} declares {manifest.shards} shards of {manifest.rows_per_shard} rows: must be "
+            f"shards of {rows} rows"
         )
 
 
@@ -68,21 +76,32 @@ class Spool:
     Parameters
     ----------
     folder
-        The site's folder; made when missing. Files of an earlier attempt are replaced.
+        The site's folder.
     manifest
         The checked description of the release.
+
+    Attributes
+    ----------
+    bytes
+        Payload accepted so far.
+    complete
+        Whether all of it is there and was accepted as a whole.
     """
 
     def __init__(self, folder: Path, manifest: ReleaseManifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.bytes = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _MANIFEST, manifest.model_dump(exclude_none=True))
+        self.complete = False
+
+    def create(self) -> None:
+        """Make the folder, without shards; what an earlier attempt left is deleted."""
+        self.discard()
+        write_json(self.folder / _MANIFEST, self.manifest.model_dump(exclude_none=True))
 
     @classmethod
     def open(cls, folder: Path) -> Spool:
-        """Read a spool that the server wrote."""
+        """Read a spool that the server filled; writes nothing, so that many clients may do it at once."""
         return cls(folder, ReleaseManifest.model_validate_json((folder / _MANIFEST).read_text("utf-8")))
 
     def accept(self, shard: ShardManifest, arrays: dict[str, np.ndarray]) -> None:
@@ -98,18 +117,22 @@ class Spool:
         site = self.manifest.site
         rows = self._expected_rows(shard)
         if set(arrays) != {"codes", "labels"}:
-            raise MessageError(f"{site}, shard {shard.shard}: holds {sorted(arrays)}, but must hold codes and labels")
+            raise MessageError(
+                f"{site}, shard {shard.shard}: holds {sorted(arrays)[:5]}, but must hold codes and labels"
+            )
         codes, labels = arrays["codes"], arrays["labels"]
         size = encoded_size(rows * int(np.prod(self.manifest.image_shape)), self.manifest.wire_bits)
         if codes.dtype != np.uint8 or codes.shape != (size,):
             raise MessageError(
-                f"{site}, shard {shard.shard}: codes are {codes.dtype} of shape {codes.shape}, but must be uint8 of "
-                f"shape ({size},)"
+                f"{site}, shard {shard.shard}: codes are {codes.dtype} of shape {codes.shape}, but must be "
+                f"uint8 of shape ({size},)"
             )
         classes = len(self.manifest.class_counts)
-        if labels.dtype != np.int64 or labels.shape != (rows,) or labels.min() < 0 or labels.max() >= classes:
+        right = labels.dtype == np.int64 and labels.shape == (rows,)
+        if not right or labels.min() < 0 or labels.max() >= classes:
             raise MessageError(
-                f"{site}, shard {shard.shard}: labels must be int64 of shape ({rows},) from 0 to {classes - 1}"
+                f"{site}, shard {shard.shard}: labels must be int64 of shape ({rows},) from 0 to "
+                f"{classes - 1}"
             )
         if shard_digest(codes, labels) != shard.sha256:
             raise MessageError(f"{site}, shard {shard.shard}: the bytes do not have the declared SHA-256")
@@ -117,7 +140,7 @@ class Spool:
         self._write(shard.shard, codes, labels)
         self.bytes += codes.nbytes + labels.nbytes
 
-    def complete(self) -> None:
+    def finish(self) -> None:
         """Check the upload as a whole, once all shards are there.
 
         Raises
@@ -131,9 +154,11 @@ class Spool:
         counts = torch.bincount(labels, minlength=len(self.manifest.class_counts)).tolist()
         if counts != self.manifest.class_counts:
             raise MessageError(
-                f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent {counts}"
+                f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent "
+                f"{counts}"
             )
         check_noise_level(values.numpy(), self.manifest.alpha_bar, self.manifest.wire_bits)
+        self.complete = True
 
     def read(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return decoded uploads, float32 (N, C, H, W), and labels, int64 (N,)."""
@@ -153,8 +178,8 @@ class Spool:
         rows = min(self.manifest.rows_per_shard, self.manifest.images - first)
         if shard.site != self.manifest.site or shard.rows != rows:
             raise MessageError(
-                f"{self.manifest.site}, shard {shard.shard}: declares site {shard.site!r} and {shard.rows} rows, but "
-                f"{rows} rows of {self.manifest.site!r} were expected"
+                f"{self.manifest.site}, shard {shard.shard}: declares site {shard.site!r} and {shard.rows} "
+                f"rows, but {rows} rows of {self.manifest.site!r} were expected"
             )
         return rows
 

@@ -1,0 +1,57 @@
+"""A simulated client's scores as the flat metrics of a Flower record, ``group/method/metric``, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, get_args
+
+from pydantic import ValidationError
+
+from fedpdiff.errors import MessageError
+from fedpdiff.results import Group, GroupScores, Method
+
+Scores = dict[str, dict[str, GroupScores]]  # group -> method -> numbers
+
+CLIENT_METHODS: Final[tuple[Method, ...]] = ("local", "pfdm", "oracle")
+_MOST_METRICS = len(get_args(Group)) * len(CLIENT_METHODS) * len(GroupScores.model_fields)
+
+
+def to_metrics(scores: Scores) -> dict[str, float]:
+    """Return every number that there is."""
+    return {
+        f"{group}/{method}/{name}": value
+        for group, methods in scores.items()
+        for method, numbers in methods.items()
+        for name, value in numbers.model_dump(exclude_none=True).items()
+    }
+
+
+def from_metrics(metrics: Mapping[str, float]) -> Scores:
+    """Return the scores that these metrics stand for.
+
+    Raises
+    ------
+    MessageError
+        When a name is not known or a number is out of its metric's range.
+    """
+    scores: Scores = {}
+    if len(metrics) > _MOST_METRICS:
+        raise MessageError(f"there are {len(metrics)} scores, but at most {_MOST_METRICS} exist")
+    for group in get_args(Group):
+        for method in CLIENT_METHODS:
+            prefix = f"{group}/{method}/"
+            numbers = {key[len(prefix) :]: value for key, value in metrics.items() if key.startswith(prefix)}
+            if numbers:
+                scores.setdefault(group, {})[method] = _scores(prefix, numbers)
+    unknown = sorted(set(metrics) - set(to_metrics(scores)))
+    if unknown:
+        raise MessageError(f"the score {unknown[0][:60]!r} is not known")
+    return scores
+
+
+def _scores(prefix: str, numbers: dict[str, float]) -> GroupScores:
+    try:
+        return GroupScores.model_validate(numbers)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise MessageError(f"the score {prefix}{str(first['loc'][0])[:40]}: {first['msg']}") from None

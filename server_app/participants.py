@@ -1,0 +1,119 @@
+"""Who takes part in a run: the sites, who was left out and why, and whether enough are left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fedpdiff.errors import FedpdiffError, MessageError, RunError
+from fedpdiff.federation.protocol import PhaseReport, ReleaseManifest
+from fedpdiff.federation.scores import Scores, from_metrics
+from fedpdiff.federation.spool import Spool
+from fedpdiff.results import Refusal
+
+_LONGEST_REASON = 1000  # a reason may hold what a stranger sent
+
+log = logging.getLogger("flwr")
+
+
+@dataclass
+class Site:
+    """A client that takes part: its manifest, its upload, its traffic and, in simulation, its scores."""
+
+    manifest: ReleaseManifest
+    spool: Spool
+    bytes_down: int = 0
+    scores: Scores = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name it goes by in every message."""
+        return self.manifest.site
+
+    def report(self, report: PhaseReport, metrics: dict[str, float]) -> None:
+        """Take note of a phase that this site has done.
+
+        Raises
+        ------
+        MessageError
+            When the report is another site's, or a score is impossible.
+        """
+        if report.site != self.name:
+            raise MessageError(f"{self.name} reports as {report.site!r}")
+        if metrics:
+            self.scores = from_metrics(metrics)
+
+
+class Participants:
+    """The sites of one run.
+
+    Parameters
+    ----------
+    least
+        How many sites a run needs.
+
+    Attributes
+    ----------
+    sites
+        Sites that still take part, by node id.
+    refused
+        Who was left out, in which phase and why.
+    phase
+        The phase that the run is in.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.sites: dict[int, Site] = {}
+        self.refused: list[Refusal] = []
+        self.phase = ""
+        self._least = least
+
+    @property
+    def simulated(self) -> bool:
+        """Whether all sites are simulated; only then may the server look at raw data and scores."""
+        return all(site.manifest.number is not None for site in self.sites.values())
+
+    def join(self, node: int, site: Site) -> None:
+        """Let a site take part.
+
+        Raises
+        ------
+        MessageError
+            When the name is taken.
+        """
+        if any(other.name == site.name for other in self.sites.values()):
+            raise MessageError(f"another client already takes part as {site.name!r}")
+        self.sites[node] = site
+
+    def leave_out(self, node: int, reason: str) -> None:
+        """Go on without a node; an upload that is not yet accepted as a whole is deleted."""
+        site = self.sites.pop(node, None)
+        name, reason = site.name if site else f"node {node}", reason[:_LONGEST_REASON]
+        if site and not site.spool.complete:
+            site.spool.discard()
+        log.warning("%s is left out of %s: %s", name, self.phase, reason)
+        self.refused.append(Refusal(site=name, phase=self.phase, reason=reason))
+
+    @contextmanager
+    def judging(self, node: int) -> Iterator[None]:
+        """Leave a node out when what it sent is not acceptable."""
+        try:
+            yield
+        except FedpdiffError as error:
+            self.leave_out(node, str(error))
+
+    def require_enough(self) -> None:
+        """Check that the run can go on.
+
+        Raises
+        ------
+        RunError
+            When fewer sites are left than the run needs; names those left out.
+        """
+        if len(self.sites) < self._least:
+            reasons = "; ".join(f"{r.site} ({r.phase}): {r.reason}" for r in self.refused)
+            raise RunError(
+                f"{len(self.sites)} clients are left, but min-clients = {self._least}. Left out: {reasons}"
+            )
