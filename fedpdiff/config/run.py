@@ -62,8 +62,8 @@ class RunConfig(Settings):
     epsilon: float = setting(50.0, "a number of at least 0 (0 = follows from t0)", ge=0, allow_inf_nan=False)
     t0: int = setting(0, "a whole number of at least 0 (0 = follows from epsilon)", ge=0)
     delta: float = setting(1e-5, "a number above 0 and below 1", gt=0, lt=1)
-    clip_rule: Literal["fixed", "public-median", "none"] = setting(
-        "public-median", "fixed, public-median or none"
+    clip_rule: Literal["fixed", "public-norm", "none"] = setting(
+        "public-norm", "fixed, public-norm or none"
     )
     clip: float = setting(10.0, "a number above 0", gt=0, allow_inf_nan=False)
     centre: Literal["none", "public-scalar", "public-mean"] = setting(
@@ -82,6 +82,7 @@ class RunConfig(Settings):
     )
     personal_levels: Literal["all", "below-t0"] = setting("all", "all or below-t0")
     personal_sampling: Literal["balanced", "uniform"] = setting("balanced", "balanced or uniform")
+    label_dropout: float = setting(0.2, "a number from 0 to below 1", ge=0, lt=1)
     clip_flag: bool = setting(False, "true or false")
     clip_flag_switch: float = setting(1.0, "a number from 0 to 1", ge=0, le=1)
     chain: Literal["continued", "nested"] = setting("continued", "continued or nested")

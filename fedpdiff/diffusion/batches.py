@@ -90,6 +90,34 @@ class ClipMixedImages:
         return pixels, labels + self._num_classes * unclipped
 
 
+class LabelDropout:
+    """Hides the label of a share of the images, so that the network also learns what all classes share.
+
+    With a handful of images of a class, a network that always sees the label recalls those images whatever it is
+    handed; one that sometimes does not follows the hint. The hidden label is used in training only (Ho & Salimans
+    2022 introduced it, for guidance).
+
+    Parameters
+    ----------
+    batches
+        The images.
+    share
+        Probability of hiding a label, 0 .. 1.
+    hidden
+        The label that stands for none.
+    """
+
+    def __init__(self, batches: Batches, share: float, hidden: int) -> None:
+        self._batches = batches
+        self._share = share
+        self._hidden = hidden
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return start images, and labels of which some are hidden."""
+        start, labels = self._batches.draw(size, generator)
+        return start, labels.masked_fill(torch.rand(size, generator=generator) < self._share, self._hidden)
+
+
 class Uploads:
     """Pooled uploads for the global half: decoded noisy images, each class equally often.
 

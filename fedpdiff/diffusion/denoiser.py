@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fedpdiff.diffusion.chain import Chain, ChainKind, Objective, global_chain, personal_chain
 from fedpdiff.diffusion.schedule import NoiseSchedule
-from fedpdiff.errors import DataError
+from fedpdiff.errors import ConfigError, DataError
 
 _CONFIG_FILE = "denoiser.json"
 _CENTRE_FILE = "centre.safetensors"
@@ -36,6 +36,8 @@ class DenoiserConfig(BaseModel):
     clip_flag, clip_flag_switch
         Whether the network takes a clipped/unclipped flag, and below which share of t0 sampling says
         "unclipped" (PFDM's clip-mixing).
+    hidden_label
+        Whether the network was also trained without labels; the last condition then stands for none.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -52,11 +54,20 @@ class DenoiserConfig(BaseModel):
     clip: float = Field(gt=0)
     clip_flag: bool = False
     clip_flag_switch: float = Field(default=1.0, ge=0, le=1)
+    hidden_label: bool = False
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Self:
+        if max(self.t0, self.last) > self.diffusion_steps:
+            raise ValueError(
+                f"t0 = {self.t0} and last = {self.last} must be at most diffusion_steps = {self.diffusion_steps}"
+            )
+        return self
 
     @property
     def conditions(self) -> int:
         """Number of values of the network's conditioning label."""
-        return len(self.class_names) * (2 if self.clip_flag else 1)
+        return len(self.class_names) * (2 if self.clip_flag else 1) + int(self.hidden_label)
 
     def chain(self) -> Chain:
         """Return the diffusion process of this denoiser."""
@@ -140,11 +151,18 @@ class Denoiser:
             network = UNet2DModel.from_pretrained(
                 folder / _NETWORK_FOLDER, local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+            denoiser = cls(network.to(device).eval(), config, centre)
+        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ConfigError) as error:
             raise DataError(f"{folder} does not hold a readable denoiser: {error}") from error
         if list(centre.shape) != config.image_shape:
             raise DataError(f"{folder}: the centre has shape {tuple(centre.shape)}, not {config.image_shape}")
-        return cls(network.to(device).eval(), config, centre)
+        takes = (network.config["in_channels"], network.config["num_class_embeds"])
+        if takes != (config.image_shape[0], config.conditions):
+            raise DataError(
+                f"{folder}: the network takes {takes[0]} channels and {takes[1]} conditions, but denoiser.json says "
+                f"{config.image_shape[0]} and {config.conditions}"
+            )
+        return denoiser
 
 
 def network_arrays(network: UNet2DModel) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.batches import Batches, CleanImages, ClipMixedImages, Uploads
+from fedpdiff.diffusion.batches import Batches, CleanImages, ClipMixedImages, LabelDropout, Uploads
 from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
@@ -94,6 +94,8 @@ class Trainer:
         if self.config.clip_flag:
             batches = ClipMixedImages(clean, len(self.class_names), self._clip_pixels)
         config = self._denoiser_config("personal", last or self.config.diffusion_steps)
+        if config.hidden_label:
+            batches = LabelDropout(batches, self.config.label_dropout, config.conditions - 1)
         return self._train(config, batches, torch.zeros_like(self.centre), purpose, progress, checkpoint)
 
     def global_half(
@@ -150,6 +152,7 @@ class Trainer:
                 "clip": self.mechanism.clip,
                 "clip_flag": personal and self.config.clip_flag,
                 "clip_flag_switch": self.config.clip_flag_switch,
+                "hidden_label": personal and self.config.label_dropout > 0,
             }
         )
 
