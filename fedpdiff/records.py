@@ -37,7 +37,7 @@ def pack(
 
 def array_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Return arrays as a Flower record."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in arrays.items()})
+    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
 
 
 def pack_refusal(refusal: Refusal) -> RecordDict:

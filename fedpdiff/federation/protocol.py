@@ -12,9 +12,9 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class ProtocolModel(BaseModel):
-    """Base of all messages: unknown fields and wrong types are refused."""
+    """Base of all messages: unknown fields, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Mechanism(ProtocolModel):
