@@ -62,8 +62,8 @@ class RunConfig(Settings):
     epsilon: float = setting(50.0, "a number of at least 0 (0 = follows from t0)", ge=0, allow_inf_nan=False)
     t0: int = setting(0, "a whole number of at least 0 (0 = follows from epsilon)", ge=0)
     delta: float = setting(1e-5, "a number above 0 and below 1", gt=0, lt=1)
-    clip_rule: Literal["fixed", "public-norm", "none"] = setting(
-        "public-norm", "fixed, public-norm or none"
+    clip_rule: Literal["fixed", "public-median", "none"] = setting(
+        "public-median", "fixed, public-median or none"
     )
     clip: float = setting(10.0, "a number above 0", gt=0, allow_inf_nan=False)
     centre: Literal["none", "public-scalar", "public-mean"] = setting(

@@ -16,13 +16,17 @@ from fedpdiff.errors import DataError
 
 def save_checkpoint(
     path: Path,
+    identity: str,
     step: int,
     network: UNet2DModel,
     optimizer: torch.optim.Optimizer,
     average: EMAModel,
     generator: torch.Generator,
 ) -> None:
-    """Write weights, optimiser moments, moving average and random state after ``step`` steps."""
+    """Write weights, optimiser moments, moving average and random state after ``step`` steps.
+
+    ``identity`` tells this training from every other one.
+    """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"average.{i}": tensor for i, tensor in enumerate(average.shadow_params)}
     for index, state in optimizer.state_dict()["state"].items():
@@ -32,18 +36,21 @@ def save_checkpoint(
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step)})
+    save_file(tensors, temporary, metadata={"identity": identity, "step": str(step)})
     os.replace(temporary, path)
 
 
 def load_checkpoint(
     path: Path,
+    identity: str,
     network: UNet2DModel,
     optimizer: torch.optim.Optimizer,
     average: EMAModel,
     generator: torch.Generator,
 ) -> int:
     """Load what :func:`save_checkpoint` wrote and return the number of steps already done.
+
+    A checkpoint of another training, by its ``identity``, is left alone: 0 steps are done.
 
     Raises
     ------
@@ -52,7 +59,10 @@ def load_checkpoint(
     """
     try:
         with safe_open(path, "pt") as file:
-            step = int(file.metadata()["step"])
+            metadata = file.metadata() or {}
+            if metadata["identity"] != identity:
+                return 0
+            step = int(metadata["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         network.load_state_dict(_part(tensors, "network."))
         shadow = _part(tensors, "average.")

@@ -77,7 +77,7 @@ class DenoiserConfig(BaseModel):
         return global_chain(schedule, self.t0, self.kind, self.objective)
 
 
-class Denoiser:
+class Denoiser(torch.nn.Module):
     """Estimates clean images from noisy ones.
 
     The global half works on clipped images around the public centre c (u = CLIP(x - c, C)), the personal half
@@ -95,6 +95,7 @@ class Denoiser:
     """
 
     def __init__(self, network: UNet2DModel, config: DenoiserConfig, centre: torch.Tensor) -> None:
+        super().__init__()
         self.network = network
         self.config = config
         self.chain = config.chain()
@@ -104,6 +105,11 @@ class Denoiser:
     def device(self) -> torch.device:
         """Device of the network."""
         return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the network's weights."""
+        return self.network.dtype
 
     def clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """Return E[x_0 | x_t] in pixels, clamped to [-1, 1]; ``x_t`` has shape (N, C, H, W), pixel frame."""

@@ -24,13 +24,13 @@ def _blocks(*with_attention: bool) -> dict[str, Any]:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {  # 0.17 M parameters, for 8x8 images
+    "tiny": {  # 0.16 M parameters, for 8x8 images
         "block_out_channels": (16, 32),
         "layers_per_block": 1,
         "norm_num_groups": 8,
         **_blocks(False, False),
     },
-    "small": {  # 0.7 M parameters, for 16x16 to 32x32 images on a CPU
+    "small": {  # 0.64 M parameters, for 16x16 to 32x32 images on a CPU
         "block_out_channels": (16, 32, 64),
         "layers_per_block": 1,
         "norm_num_groups": 8,
@@ -89,16 +89,20 @@ def build_network(name: str, image_shape: tuple[int, int, int], conditions: int,
         "sample_size": size,
         "in_channels": channels,
         "out_channels": channels,
+        "class_embed_type": None,
         "num_class_embeds": conditions,
     }
-    halvings = len(settings.get("block_out_channels", (1, 1, 1, 1))) - 1
+    blocks = settings.get("block_out_channels", (1, 1, 1, 1))  # four is the number in diffusers' default
+    if not isinstance(blocks, list | tuple):
+        raise ConfigError(f"network = {name!r}: block_out_channels = {blocks!r} must be a list of numbers")
+    halvings = len(blocks) - 1
     if size % 2**halvings:
         raise ConfigError(
             f"image-size = {size}: network {name!r} halves images {halvings} times, so the size must be a "
             f"multiple of {2**halvings}"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's only: weights are made there
         try:
             return UNet2DModel(**settings)
         except (TypeError, ValueError) as error:

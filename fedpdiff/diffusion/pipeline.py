@@ -38,9 +38,7 @@ class PFDMPipeline(DiffusionPipeline):
     def __init__(self, global_half: Denoiser, personal: Denoiser) -> None:
         super().__init__()
         _check_halves(global_half, personal)
-        self.global_half = global_half
-        self.personal = personal
-        self.register_modules(global_network=global_half.network, personal_network=personal.network)
+        self.register_modules(global_half=global_half, personal=personal)
 
     @torch.no_grad()
     def __call__(
@@ -75,6 +73,8 @@ class PFDMPipeline(DiffusionPipeline):
         ConfigError
             When a label, a number of steps, the sampler or the output type is not possible.
         """
+        if len(class_labels) == 0:
+            raise ConfigError("class_labels is empty: give one class number or name for each image")
         labels = torch.tensor([self._class_number(label) for label in class_labels])
         first = num_inference_steps // 2 if num_global_steps is None else num_global_steps
         if not 1 <= first < num_inference_steps:

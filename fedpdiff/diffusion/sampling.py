@@ -58,6 +58,8 @@ def _respaced_scheduler(sampler: str, alpha_bar: torch.Tensor, levels: list[int]
     scheduler = scheduler_class(
         num_train_timesteps=len(levels), trained_betas=betas.tolist(), prediction_type="sample", **settings
     )
+    # The scheduler's own value passes through a single-precision beta, which a large step rounds to 1.
+    scheduler.alphas_cumprod = torch.from_numpy(visited)
     if sampler == "ddim":
         scheduler.set_timesteps(len(levels))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +69,18 @@ def train_denoiser(
     batches
         Draws start images (the chain's y) and conditions.
     generator
-        CPU generator that draws images, levels and noise; its state is part of a checkpoint, so a resumed
-        training gives the weights of one that was never interrupted.
+        CPU generator that draws images, levels and noise, and whose seed decides dropout; its state is part
+        of a checkpoint, so a resumed training gives the weights of one that was never interrupted.
     progress
         Called with (step, steps, mean loss since the last report).
     checkpoint
-        File to write every ``settings.checkpoint_every`` steps and to resume from when it exists.
+        File to write every ``settings.checkpoint_every`` steps and to resume from when it exists and is of
+        the same training: settings, chain, seed and images.
 
     Raises
     ------
+    DataError
+        When the checkpoint is broken.
     RunError
         When the loss is no longer finite.
     """
@@ -85,38 +89,62 @@ def train_denoiser(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True
     )
-    rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
     average = EMAModel(
         network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
     )
-    step = 0
+    rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+    done, seed, identity = 0, generator.initial_seed(), _identity(chain, batches, settings, generator)
     if checkpoint is not None and checkpoint.exists():
-        step = load_checkpoint(checkpoint, network, optimizer, average, generator)
-        rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps, last_epoch=step - 1)
+        done = load_checkpoint(checkpoint, identity, network, optimizer, average, generator)
+        rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps, last_epoch=done - 1)
     losses: list[torch.Tensor] = []
     every = max(1, settings.steps // REPORTS)
-    for step in range(step + 1, settings.steps + 1):
-        start, condition = batches.draw(settings.batch_size, generator)
-        start, condition = start.to(device, non_blocking=True), condition.to(device, non_blocking=True)
-        t = torch.randint(chain.first, chain.last + 1, (len(start),), generator=generator)
-        noise = torch.randn(start.shape, generator=generator).to(device, non_blocking=True)
-        x_t = chain.diffuse(start, t, noise)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-            output = network(x_t, (t - 1).to(device), class_labels=condition).sample
-        loss = chain.loss(output.float(), start, x_t, t, noise)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip, foreach=True)
-        optimizer.step()
-        rate.step()
-        average.step(network.parameters())
-        losses.append(loss.detach())
-        if step % every == 0 or step == settings.steps:
-            _report(losses, step, settings.steps, progress)
-        if checkpoint is not None and settings.checkpoint_every and step % settings.checkpoint_every == 0:
-            save_checkpoint(checkpoint, step, network, optimizer, average, generator)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step in range(done + 1, settings.steps + 1):
+            torch.manual_seed(seed + step)  # dropout draws from torch's own stream: the same after a resume
+            loss = _loss(network, chain, batches, settings, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip, foreach=True)
+            optimizer.step()
+            rate.step()
+            average.step(network.parameters())
+            losses.append(loss.detach())
+            if step % every == 0 or step == settings.steps:
+                _report(losses, step, settings.steps, progress)
+            if checkpoint is not None and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+                save_checkpoint(checkpoint, identity, step, network, optimizer, average, generator)
     average.copy_to(network.parameters())
     return network.eval()
+
+
+def _loss(
+    network: UNet2DModel, chain: Chain, batches: Batches, settings: TrainingSettings, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw a batch, levels and noise, and return the loss."""
+    device = network.device
+    start, condition = batches.draw(settings.batch_size, generator)
+    start, condition = start.to(device, non_blocking=True), condition.to(device, non_blocking=True)
+    t = torch.randint(chain.first, chain.last + 1, (len(start),), generator=generator)
+    noise = torch.randn(start.shape, generator=generator).to(device, non_blocking=True)
+    x_t = chain.diffuse(start, t, noise)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+        output = network(x_t, (t - 1).to(device), class_labels=condition).sample
+    return chain.loss(output.float(), start, x_t, t, noise)
+
+
+def _identity(
+    chain: Chain, batches: Batches, settings: TrainingSettings, generator: torch.Generator
+) -> str:
+    """Return a hash of all that decides the weights; a batch drawn apart stands for the images."""
+    digest = hashlib.sha256(
+        repr((settings, chain.kind, chain.objective, chain.start, chain.first, chain.last)).encode()
+    )
+    digest.update(f"seed {generator.initial_seed()}".encode())
+    images, labels = batches.draw(settings.batch_size, torch.Generator().manual_seed(0))
+    for tensor in (chain.alpha_bar, images, labels):
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _report(losses: list[torch.Tensor], step: int, steps: int, progress: Progress | None) -> None:

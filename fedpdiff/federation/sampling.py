@@ -83,8 +83,8 @@ class Sampler:
         chosen = []
         for label in upload_labels.unique().tolist():
             rows = torch.nonzero(upload_labels == label).flatten()
-            pick = torch.randint(len(rows), (self._config.samples_per_class,), generator=generator)
-            chosen.append(rows[pick])
+            order = torch.randperm(len(rows), generator=generator)
+            chosen.append(rows[order[torch.arange(self._config.samples_per_class) % len(rows)]])
         index = torch.cat(chosen)
 
         def draw(rows: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
