@@ -188,7 +188,9 @@ def load_network_arrays(network: UNet2DModel, arrays: dict[str, np.ndarray]) -> 
     given = {name: tuple(array.shape) for name, array in arrays.items()}
     if expected != given:
         wrong = sorted(set(expected.items()) ^ set(given.items()))
-        raise DataError(f"the received weights do not fit the network of the settings; first difference: {wrong[0]}")
+        raise DataError(
+            f"the received weights do not fit the network of the settings; first difference: {wrong[0]}"
+        )
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DataError("the received weights hold values that are not finite")
     network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})

@@ -136,7 +136,9 @@ class PFDMPipeline(DiffusionPipeline):
         DataError
             When a folder holds no readable half or the two do not belong together.
         """
-        return cls(Denoiser.from_pretrained(global_dir, device), Denoiser.from_pretrained(personal_dir, device))
+        return cls(
+            Denoiser.from_pretrained(global_dir, device), Denoiser.from_pretrained(personal_dir, device)
+        )
 
 
 def _check_halves(global_half: Denoiser, personal: Denoiser) -> None:

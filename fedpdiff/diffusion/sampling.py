@@ -129,9 +129,7 @@ def refine(
 ) -> torch.Tensor:
     """Run the personal half from level ``t`` (pixels, shape (N, C, H, W)) down to the image."""
     levels = spaced_levels(t, 0, min(steps, t))
-    images, _ = reverse(
-        personal.clean, personal.chain.alpha_bar, levels, x_t, labels, sampler, generator
-    )
+    images, _ = reverse(personal.clean, personal.chain.alpha_bar, levels, x_t, labels, sampler, generator)
     return images.clamp(-1.0, 1.0)
 
 
@@ -154,9 +152,7 @@ def sample_two_stage(
         Network evaluations of each stage.
     """
     x, view = hand_off(global_half, labels, sampler, global_steps, generator)
-    images = refine(
-        personal, x, global_half.config.t0, labels, sampler, personal_steps, generator
-    )
+    images = refine(personal, x, global_half.config.t0, labels, sampler, personal_steps, generator)
     return TwoStageSamples(images, view)
 
 

@@ -96,7 +96,9 @@ def train_denoiser(
     done, seed, identity = 0, generator.initial_seed(), _identity(chain, batches, settings, generator)
     if checkpoint is not None and checkpoint.exists():
         done = load_checkpoint(checkpoint, identity, network, optimizer, average, generator)
-        rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps, last_epoch=done - 1)
+        rate = get_cosine_schedule_with_warmup(
+            optimizer, settings.warmup_steps, settings.steps, last_epoch=done - 1
+        )
     losses: list[torch.Tensor] = []
     every = max(1, settings.steps // REPORTS)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -119,7 +121,11 @@ def train_denoiser(
 
 
 def _loss(
-    network: UNet2DModel, chain: Chain, batches: Batches, settings: TrainingSettings, generator: torch.Generator
+    network: UNet2DModel,
+    chain: Chain,
+    batches: Batches,
+    settings: TrainingSettings,
+    generator: torch.Generator,
 ) -> torch.Tensor:
     """Draw a batch, levels and noise, and return the loss."""
     device = network.device
@@ -133,9 +139,7 @@ def _loss(
     return chain.loss(output.float(), start, x_t, t, noise)
 
 
-def _identity(
-    chain: Chain, batches: Batches, settings: TrainingSettings, generator: torch.Generator
-) -> str:
+def _identity(chain: Chain, batches: Batches, settings: TrainingSettings, generator: torch.Generator) -> str:
     """Return a hash of all that decides the weights; a batch drawn apart stands for the images."""
     digest = hashlib.sha256(
         repr((settings, chain.kind, chain.objective, chain.start, chain.first, chain.last)).encode()

@@ -1,0 +1,124 @@
+"""A denoiser on disk and in messages, and the frame in which it gives its estimates."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
+from fedpdiff.diffusion.networks import build_network
+from fedpdiff.errors import DataError
+
+CENTRE = torch.linspace(-0.5, 0.5, 16).view(1, 4, 4)
+
+
+@pytest.fixture
+def denoiser(micro: str, describe: Any) -> Denoiser:
+    return Denoiser(build_network(micro, (1, 4, 4), 2, seed=1).eval(), describe("continued"), CENTRE)
+
+
+def test_round_trip(denoiser: Denoiser, tmp_path: Path) -> None:
+    denoiser.save_pretrained(tmp_path / "half")
+    again = Denoiser.from_pretrained(tmp_path / "half")
+    assert again.config == denoiser.config
+    assert torch.equal(again.centre, CENTRE)
+    assert not again.network.training
+    x, labels = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        assert torch.equal(again.clean(x, 500, labels), denoiser.clean(x, 500, labels))
+
+
+def test_no_pickle_is_written(denoiser: Denoiser, tmp_path: Path) -> None:
+    denoiser.save_pretrained(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert not any(path.read_bytes().startswith((b"\x80", b"PK")) for path in files)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "denoiser.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+BREAKAGES = {
+    "no folder": shutil.rmtree,
+    "no description": lambda folder: (folder / "denoiser.json").unlink(),
+    "no JSON": lambda folder: (folder / "denoiser.json").write_text("{"),
+    "a list": lambda folder: (folder / "denoiser.json").write_text("[]"),
+    "other format": lambda folder: edit(folder, format="fedpdiff-denoiser/9"),
+    "extra field": lambda folder: edit(folder, note="x"),
+    "unknown schedule": lambda folder: edit(folder, schedule="sigmoid"),
+    "t0 beyond the last level": lambda folder: edit(folder, t0=1001),
+    "no level left": lambda folder: edit(folder, t0=1000),
+    "other shape": lambda folder: edit(folder, image_shape=[1, 8, 8]),
+    "other channels": lambda folder: (
+        edit(folder, image_shape=[3, 4, 4]),
+        save_file({"centre": torch.zeros(3, 4, 4)}, folder / "centre.safetensors"),
+    ),
+    "other classes": lambda folder: edit(folder, class_names=["a", "b", "c"]),
+    "no centre": lambda folder: (folder / "centre.safetensors").unlink(),
+    "broken centre": lambda folder: (folder / "centre.safetensors").write_bytes(b"x" * 50),
+    "centre under another name": lambda folder: save_file({"c": CENTRE}, folder / "centre.safetensors"),
+    "no network": lambda folder: shutil.rmtree(folder / "network"),
+    "broken weights": lambda folder: next((folder / "network").glob("*.safetensors")).write_bytes(b"x" * 50),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_broken_folders_are_named(breakage: str, denoiser: Denoiser, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    denoiser.save_pretrained(folder)
+    BREAKAGES[breakage](folder)
+    with pytest.raises(DataError) as error:
+        Denoiser.from_pretrained(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_weights_travel_as_arrays(denoiser: Denoiser, micro: str) -> None:
+    arrays = network_arrays(denoiser.network)
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+    other = build_network(micro, (1, 4, 4), 2, seed=2)
+    load_network_arrays(other, arrays)
+    assert all(np.array_equal(array, network_arrays(other)[name]) for name, array in arrays.items())
+
+
+def test_arrays_that_do_not_fit_are_refused_and_nothing_is_loaded(denoiser: Denoiser) -> None:
+    arrays = network_arrays(denoiser.network)
+    before = {name: array.copy() for name, array in arrays.items()}
+    name = next(iter(arrays))
+    poisoned = arrays[name].copy()
+    poisoned.flat[0] = np.nan
+    infinite = arrays[name].copy()
+    infinite.flat[0] = np.inf
+    missing = {key: array for key, array in arrays.items() if key != name}
+    for wrong, message in [
+        (missing, f"first difference: .*{name}"),
+        ({**arrays, "extra": np.zeros(3, np.float32)}, "first difference: .*extra"),
+        ({**missing, "renamed": arrays[name]}, "do not fit"),
+        ({**arrays, name: arrays[name].reshape(-1)}, name),
+        ({**arrays, name: poisoned}, "not finite"),
+        ({**arrays, name: infinite}, "not finite"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            load_network_arrays(denoiser.network, wrong)
+    assert all(np.array_equal(array, before[key]) for key, array in network_arrays(denoiser.network).items())
+
+
+def test_estimates_are_in_pixels(gaussian: Any, exact_network: Any, describe: Any) -> None:
+    """The global half sees u = x - c; its estimate, given back in pixels, is that of the images x themselves."""
+    centre = torch.tensor([[[0.1, -0.3], [0.0, 0.2]]])
+    config = describe("continued", image_shape=[1, 2, 2])
+    half = Denoiser(exact_network(config.chain(), [gaussian.shifted(-centre)]), config, centre)
+    x = torch.randn(20, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    labels = torch.zeros(20, dtype=torch.int64)
+    want = gaussian.expected(x, float(half.chain.alpha_bar[500])).clamp(-1, 1)
+    torch.testing.assert_close(half.clean(x, 500, labels), want, atol=1e-5, rtol=0)
+    bright = half.clean(100 + x, 500, labels)
+    assert float(bright.abs().max()) == 1.0
