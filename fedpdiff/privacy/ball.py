@@ -14,10 +14,7 @@ from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.mechanism import largest_norm
 
 CentreRule = Literal["none", "public-scalar", "public-mean"]
-_UNCLIPPED = 0.95
-"""Share of public images that ``public-norm`` leaves unclipped."""
-
-RadiusRule = Literal["fixed", "public-norm", "none"]
+RadiusRule = Literal["fixed", "public-median", "none"]
 
 
 def choose_centre(
@@ -56,8 +53,7 @@ def choose_radius(
     if rule == "none":
         return largest_norm(centre, shape)
     difference = _public(f"clip-rule {rule!r}", public, shape) - centre
-    norms = np.sqrt(np.einsum("nchw,nchw->n", difference, difference))
-    return float(np.quantile(norms, _UNCLIPPED))
+    return float(np.median(np.sqrt(np.einsum("nchw,nchw->n", difference, difference))))
 
 
 def _public(name: str, public: ArrayLike | None, shape: tuple[int, int, int]) -> NDArray[np.float64]:
