@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from client_app.app import app as client_app
+from fedpdiff.config import RunConfig
+from fedpdiff.federation import server
+from fedpdiff.metrics import feature_training
+
+RUN = 7
+SMALL = {
+    "personal-steps": 2,
+    "global-steps": 2,
+    "batch-size": 8,
+    "warmup-steps": 0,
+    "global-sampling-steps": 2,
+    "personal-sampling-steps": 2,
+    "samples-per-class": 2,
+    "max-images": 400,
+    "wait-seconds": 1,
+    "device": "cpu",
+}
+
+Behaviour = Callable[[Message, Message], Message | None]
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for a running Flower task, and train the feature network for a moment only."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, RUN)
+    monkeypatch.setattr(feature_training, "STEPS", 3)
+    monkeypatch.setattr(server, "FEATURE_CACHE", tmp_path / "features")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Return ``settings(clients=3)``: the run config of a run of two steps, with these changes."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        run_dir = {"run-dir": str(tmp_path / "run")}
+        changes = {key.replace("_", "-"): value for key, value in changes.items()}
+        return RunConfig.parse(SMALL | run_dir | changes).flat()
+
+    return make
+
+
+@pytest.fixture
+def site_folder(tmp_path: Path) -> Callable[..., str]:
+    """Return ``site_folder("north", range(10), 12)``: a folder with so many PNGs of each of these digits."""
+
+    def make(name: str, digits: Iterable[int], count: int) -> str:
+        data = load_digits()
+        for digit in digits:
+            folder = tmp_path / "sites" / name / str(digit)
+            folder.mkdir(parents=True)
+            for row in (data.target == digit).nonzero()[0][:count]:
+                Image.fromarray((data.images[row] * 255 / 16).astype("uint8")).save(folder / f"{row}.png")
+        return str(tmp_path / "sites" / name)
+
+    return make
+
+
+class FakeGrid(Grid):
+    """Flower's connection without Flower: calls the ClientApp at once, hands its reply out when pulled.
+
+    ``behaviour[node]`` may change a reply, raise (as a ClientApp that fails), or return None (no reply).
+    """
+
+    def __init__(self, run_config: dict[str, Any], nodes: dict[int, dict[str, Any]]) -> None:
+        self.run_config = run_config
+        self.nodes = nodes
+        self.behaviour: dict[int, Behaviour] = {}
+        self.unreachable: set[int] = set()
+        self.delay: dict[int, float] = {}
+        self.sent: list[tuple[int, str, RecordDict]] = []
+        self._replies: dict[str, tuple[float, Message]] = {}
+        self._messages = 0
+
+    def run(self) -> Any:
+        raise NotImplementedError
+
+    def set_run(self, run: Any) -> None:
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **keywords: Any) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(self, *args: Any, **keywords: Any) -> list[Message]:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return [self._push(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        ready = [name for name in message_ids if name in self._replies]
+        return [self._replies.pop(name)[1] for name in ready if self._replies[name][0] <= time.monotonic()]
+
+    def _push(self, message: Message) -> str:
+        node = message.metadata.dst_node_id
+        if node in self.unreachable:
+            return ""
+        self._messages += 1
+        name = f"message-{self._messages}"
+        message = instruction(message.content, message.metadata.message_type, node, name)
+        reply = self._answer(message, node)
+        if reply is not None:
+            self._replies[name] = (time.monotonic() + self.delay.get(node, 0.0), reply)
+        return name
+
+    def _answer(self, message: Message, node: int) -> Message | None:
+        try:
+            reply: Message | None = client_app(message, self.context(node))
+            self.sent.append((node, message.metadata.message_type, reply.content))
+            if node in self.behaviour:
+                reply = self.behaviour[node](message, reply)
+        except Exception as error:
+            return Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
+        return reply
+
+    def context(self, node: int) -> Context:
+        return Context(RUN, node, self.nodes[node], RecordDict(), self.run_config)
+
+
+def instruction(content: RecordDict, message_type: str, node: int = 1, name: str = "message") -> Message:
+    """Return a message as it reaches a client."""
+    metadata = Metadata(RUN, name, 1, node, "", "", time.time(), 3600.0, message_type)
+    return make_message(metadata, content)
+
+
+@pytest.fixture
+def fake_grid() -> type[FakeGrid]:
+    return FakeGrid
+
+
+@pytest.fixture
+def ask() -> Callable[..., RecordDict]:
+    """Return ``ask(content, "train.release", run_config, node_config)``: what the ClientApp replies."""
+
+    def make(content: RecordDict, message_type: str, run: dict[str, Any], node: dict[str, Any]) -> RecordDict:
+        context = Context(RUN, 1, node, RecordDict(), run)
+        return client_app(instruction(content, message_type), context).content
+
+    return make
+
+
+@pytest.fixture
+def simulated_nodes() -> Callable[[int], dict[int, dict[str, Any]]]:
+    """Return node settings of so many simulated clients, by node id."""
+
+    def make(count: int) -> dict[int, dict[str, Any]]:
+        return {100 + k: {"partition-id": k, "num-partitions": count} for k in range(count)}
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Any:
+    """Check that no test leaves a thread that could still write."""
+    before = set(threading.enumerate())
+    yield
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
