@@ -1,4 +1,4 @@
-"""fedpdiff: federated personalised diffusion models from one noisy upload per client (PFDM, arXiv 2504.00952)."""
+"""fedpdiff: federated personalised diffusion from one noisy upload per client (PFDM, arXiv 2504.00952)."""
 
 from __future__ import annotations
 

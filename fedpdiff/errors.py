@@ -1,4 +1,4 @@
-"""The errors fedpdiff raises on purpose; each message names the setting, its value, what is allowed and what to do."""
+"""The errors fedpdiff raises on purpose; each message names the setting, its value and what is allowed."""
 
 from __future__ import annotations
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedpdiff.errors import RunError
+from fedpdiff.runfolder import write_json
 
 FORMAT_VERSION: Final = 1
 FILE_NAME = "results.json"
@@ -94,13 +93,7 @@ class Results(_Model):
     def write(self, run_dir: Path) -> Path:
         """Write ``results.json`` into the run folder, whole or not at all."""
         path = Path(run_dir) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-        path.chmod(0o644)
+        write_json(path, self.model_dump(mode="json"))
         return path
 
     @classmethod

@@ -61,7 +61,7 @@ class Chain:
         return self.alpha_bar / self.start
 
     def diffuse(self, start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return x_t = sqrt(r_t) y + sqrt(1 - r_t) e (Ho et al. 2020, eq. 4) for levels ``t`` of shape (N,)."""
+        """Return x_t = sqrt(r_t) y + sqrt(1 - r_t) e (Ho et al. 2020, eq. 4), levels ``t`` of shape (N,)."""
         ratio = _per_image(self.ratio[t.cpu()], start)
         return ratio.sqrt() * start + (1 - ratio).sqrt() * noise
 
@@ -110,7 +110,7 @@ class Chain:
         return (x_t - (1 - abar) / (1 - ratio).sqrt() * output) / abar.sqrt()
 
     def start_from_output(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the network's estimate of E[y | x_t], the start image (nested chain: what its sampler makes)."""
+        """Return the network's estimate of E[y | x_t], the start image (what the nested sampler makes)."""
         if self.objective == "ambient":
             k1, k2, _ = (_per_image(c, x_t) for c in self.posterior(t))
             return k1 * x_t + k2 * output

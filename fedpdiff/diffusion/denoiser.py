@@ -60,7 +60,8 @@ class DenoiserConfig(BaseModel):
     def _levels_exist(self) -> Self:
         if max(self.t0, self.last) > self.diffusion_steps:
             raise ValueError(
-                f"t0 = {self.t0} and last = {self.last} must be at most diffusion_steps = {self.diffusion_steps}"
+                f"t0 = {self.t0} and last = {self.last} must be at most diffusion_steps = "
+                f"{self.diffusion_steps}"
             )
         return self
 
@@ -80,9 +81,9 @@ class DenoiserConfig(BaseModel):
 class Denoiser(torch.nn.Module):
     """Estimates clean images from noisy ones.
 
-    The global half works on clipped images around the public centre c (u = CLIP(x - c, C)), the personal half
-    on pixels x. :meth:`clean` takes and gives pixels for both, so that one chain can pass from one half to the
-    other: at level t the two frames differ by sqrt(abar_t) c.
+    The global half works on clipped images around the public centre c (u = CLIP(x - c, C)), the personal
+    half on pixels x. :meth:`clean` takes and gives pixels for both, so that one chain can pass from one half
+    to the other: at level t the two frames differ by sqrt(abar_t) c.
 
     Parameters
     ----------
@@ -165,8 +166,8 @@ class Denoiser(torch.nn.Module):
         takes = (network.config["in_channels"], network.config["num_class_embeds"])
         if takes != (config.image_shape[0], config.conditions):
             raise DataError(
-                f"{folder}: the network takes {takes[0]} channels and {takes[1]} conditions, but denoiser.json says "
-                f"{config.image_shape[0]} and {config.conditions}"
+                f"{folder}: the network takes {takes[0]} channels and {takes[1]} conditions, but "
+                f"{_CONFIG_FILE} says {config.image_shape[0]} and {config.conditions}"
             )
         return denoiser
 

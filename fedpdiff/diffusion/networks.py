@@ -54,8 +54,8 @@ def _read_config(path: str) -> dict[str, Any]:
         config = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"network = {path!r}: must be one of {', '.join(PRESETS)}, or a readable JSON file with a diffusers "
-            f"UNet2DModel config ({error})"
+            f"network = {path!r}: must be one of {', '.join(PRESETS)}, or a readable JSON file with a "
+            f"diffusers UNet2DModel config ({error})"
         ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"network = {path!r}: the file must hold a JSON object with UNet2DModel's settings")

@@ -84,8 +84,8 @@ class PFDMPipeline(DiffusionPipeline):
             )
         if sampler not in SAMPLERS or output_type not in ("pil", "np", "pt"):
             raise ConfigError(
-                f"sampler = {sampler!r}, output_type = {output_type!r}: must be one of {', '.join(SAMPLERS)}, "
-                f"and one of pil, np, pt"
+                f"sampler = {sampler!r}, output_type = {output_type!r}: must be one of "
+                f"{', '.join(SAMPLERS)}, and one of pil, np, pt"
             )
         if generator is None:
             generator = torch.Generator()
@@ -115,10 +115,11 @@ class PFDMPipeline(DiffusionPipeline):
         if isinstance(label, int) and 0 <= label < len(names):
             return label
         raise ConfigError(
-            f"class_labels: {label!r} is neither a number from 0 to {len(names) - 1} nor one of {', '.join(names)}"
+            f"class_labels: {label!r} is neither a number from 0 to {len(names) - 1} nor one of "
+            f"{', '.join(names)}"
         )
 
-    def save_pretrained(  # type: ignore[override]  # two folders, because only one may be published
+    def save_pretrained(  # two folders, because only one may be published
         self, global_dir: str | Path, personal_dir: str | Path
     ) -> None:
         """Write each half to its own folder."""
@@ -126,7 +127,7 @@ class PFDMPipeline(DiffusionPipeline):
         self.personal.save_pretrained(personal_dir)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, global_dir: str | Path, personal_dir: str | Path, device: str | torch.device = "cpu"
     ) -> PFDMPipeline:
         """Read both halves.

@@ -45,7 +45,7 @@ def spaced_levels(high: int, low: int, steps: int) -> list[int]:
         raise ConfigError(
             f"{steps} sampling steps between levels {high} and {low}: must be between 1 and {high - low}"
         )
-    return [int(round(level)) for level in np.linspace(high, low, steps + 1)[:-1]]
+    return [round(level) for level in np.linspace(high, low, steps + 1)[:-1].tolist()]
 
 
 def _respaced_scheduler(sampler: str, alpha_bar: torch.Tensor, levels: list[int]) -> Any:

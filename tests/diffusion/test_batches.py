@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from fedpdiff.diffusion.batches import CleanImages, ClipMixedImages, Uploads, class_weights
+from fedpdiff.diffusion.batches import CleanImages, ClipMixedImages, LabelDropout, Uploads, class_weights
 from fedpdiff.errors import DataError
 from fedpdiff.types import LabelledImages
 
@@ -70,6 +70,18 @@ def test_half_of_the_batch_is_clipped_and_flagged() -> None:
     assert abs(int(unclipped.sum()) - DRAWS / 2) < 3.3 * (DRAWS / 4) ** 0.5
     whole = labels * 10 / 127.5 - 1
     torch.testing.assert_close(pixels[:, 0, 0, 0], torch.where(unclipped, whole, whole / 2 + 3))
+
+
+def test_a_share_of_the_labels_is_hidden() -> None:
+    """Hidden with probability 0.2 each; 3.3 standard deviations: rate 1e-3."""
+    clean = CleanImages(uneven(), "balanced")
+    pixels, labels = LabelDropout(clean, 0.2, hidden=4).draw(DRAWS, torch.Generator().manual_seed(5))
+    hidden = labels == 4
+    assert abs(int(hidden.sum()) - 0.2 * DRAWS) < 3.3 * (DRAWS * 0.2 * 0.8) ** 0.5
+    assert p_value(labels[~hidden]) > LEAST_P
+    seen = ((pixels[:, 0, 0, 0] + 1) * 12.75).round().long()
+    assert torch.equal(seen[~hidden], labels[~hidden])
+    assert p_value(seen[hidden]) > LEAST_P  # of every class alike
 
 
 def test_no_images() -> None:

@@ -112,7 +112,7 @@ def test_arrays_that_do_not_fit_are_refused_and_nothing_is_loaded(denoiser: Deno
 
 
 def test_estimates_are_in_pixels(gaussian: Any, exact_network: Any, describe: Any) -> None:
-    """The global half sees u = x - c; its estimate, given back in pixels, is that of the images x themselves."""
+    """The global half sees u = x - c; its estimate, in pixels, is that of the images x themselves."""
     centre = torch.tensor([[[0.1, -0.3], [0.0, 0.2]]])
     config = describe("continued", image_shape=[1, 2, 2])
     half = Denoiser(exact_network(config.chain(), [gaussian.shifted(-centre)]), config, centre)

@@ -90,7 +90,7 @@ def test_the_steps_are_divided_as_asked(pipe: PFDMPipeline, monkeypatch: pytest.
     monkeypatch.setattr(Denoiser, "clean", spy)
     sample(pipe, num_inference_steps=7, num_global_steps=2)
     assert [kind for kind, _ in asked] == ["continued"] * 2 + ["personal"] * 5
-    assert [t for kind, t in asked if kind == "personal"][0] == 300
+    assert next(t for kind, t in asked if kind == "personal") == 300
 
 
 @pytest.mark.parametrize("labels", [[2], [-1], ["c"], ["0"], [0.5], [None], []])

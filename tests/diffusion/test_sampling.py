@@ -1,7 +1,7 @@
 """Sampling with the exact estimates of Gaussian images, where mean and covariance must come out right.
 
-With them every step of DDIM and DPM-Solver++ is affine, so the samples' mean and covariance follow exactly from
-where five inputs go, without any draw; only DDPM, which adds noise, is judged by samples.
+With them every step of DDIM and DPM-Solver++ is affine, so the samples' mean and covariance follow exactly
+from where five inputs go, without any draw; only DDPM, which adds noise, is judged by samples.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_impossible_numbers_of_steps(steps: int) -> None:
 
 
 def dense_near(stop: int, steps: int) -> list[int]:
-    """Return levels that lie ever closer towards ``stop``, as the last step leaves out all noise it removes."""
+    """Return levels that lie ever closer towards ``stop``, where the last step removes all noise at once."""
     return sorted({stop + 1 + round((999 - stop) * (i / steps) ** 2) for i in range(steps + 1)}, reverse=True)
 
 
@@ -132,19 +132,18 @@ def test_a_few_large_steps_stay_finite(sampler: str, name: str, gaussian: Any) -
 
 
 @pytest.mark.parametrize(
-    ("sampler", "scheduler", "tolerance"),
+    ("sampler", "scheduler"),
     [
-        ("ddpm", DDPMScheduler(clip_sample=False, prediction_type="sample"), 1e-3),
-        ("ddim", DDIMScheduler(clip_sample=False, prediction_type="sample"), 1e-3),
+        ("ddpm", DDPMScheduler(clip_sample=False, prediction_type="sample")),
+        ("ddim", DDIMScheduler(clip_sample=False, prediction_type="sample")),
         (
             "dpm-solver++",
             DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", prediction_type="sample"),
-            1e-3,
         ),
     ],
 )
-def test_all_levels_equal_diffusers_own_scheduler(sampler: str, scheduler: Any, tolerance: float) -> None:
-    """Diffusers' own rounds beta and alpha_bar to single precision, hence the tolerance, of values up to 1."""
+def test_all_levels_equal_diffusers_own_scheduler(sampler: str, scheduler: Any) -> None:
+    """Diffusers rounds beta and alpha_bar to single precision, hence the tolerance, on values up to 1."""
     steps = list(range(1000))[::-1]
     if sampler == "ddim":
         scheduler.set_timesteps(1000)
@@ -159,7 +158,7 @@ def test_all_levels_equal_diffusers_own_scheduler(sampler: str, scheduler: Any, 
         a, b = ({}, {}) if sampler == "dpm-solver++" else ({"generator": noise}, {"generator": same})
         x = ours.step(clean, ours.timesteps[index], x, **a).prev_sample
         y = scheduler.step(clean, t, y, **b).prev_sample
-        torch.testing.assert_close(x, y, atol=tolerance, rtol=0)
+        torch.testing.assert_close(x, y, atol=1e-3, rtol=0)
 
 
 def test_unknown_sampler() -> None:

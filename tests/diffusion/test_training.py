@@ -1,4 +1,4 @@
-"""Training: it learns, it repeats bit for bit, it resumes as if nothing had happened, it stops when it diverges."""
+"""Training: it learns, repeats bit for bit, resumes as if nothing had happened, stops when it diverges."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_network_is_refused(
 
 def test_divergence_stops_the_training(stripes: LabelledImages, micro: str) -> None:
     settings = dataclasses.replace(SETTINGS, learning_rate=1e30, warmup_steps=0)
-    with pytest.raises(RunError, match="training diverged: the loss is .* lower learning-rate"):
+    with pytest.raises(RunError, match=r"training diverged: the loss is .* lower learning-rate"):
         train(micro, stripes, settings)
 
 
