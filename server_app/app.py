@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         tasks = ServerTasks(config, folder)
         strategy = PFDM(config, tasks)
         bounds = Bounds(strategy, tasks)
-        strategy.start(grid, while_sampling=bounds.compute)
+        strategy.start(grid, beside=bounds.compute)
         results = build_results(strategy, tasks, bounds)
     except FedpdiffError as error:
         folder.error.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")

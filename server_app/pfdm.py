@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -75,7 +76,7 @@ class PFDM(Strategy):
         )
 
     def start(  # type: ignore[override]  # PFDM has one round and no initial arrays
-        self, grid: Grid, timeout: float | None = None, while_sampling: Callable[[], None] | None = None
+        self, grid: Grid, timeout: float | None = None, beside: Callable[[], None] | None = None
     ) -> Result:
         """Run all phases.
 
@@ -85,8 +86,9 @@ class PFDM(Strategy):
             Flower's connection to the nodes.
         timeout
             Seconds that a client has for a phase; default ``reply-seconds``.
-        while_sampling
-            Work of the server's own to do while the clients sample, for example a simulation's bounds.
+        beside
+            Work of the server's own, for example a simulation's bounds; done in a thread once the global half is
+            trained, while clients still train and then sample.
 
         Raises
         ------
@@ -102,14 +104,18 @@ class PFDM(Strategy):
         with self._phase("upload"):
             self._collect_releases(exchange, nodes, seconds)
             self._collect_shards(exchange, seconds)
-        with self._phase("training"):
-            half = self._train(exchange, grid, seconds)
-        arrays = array_record(network_arrays(half.network))
-        with self._phase("sampling"):
-            pending = exchange.push(self.configure_evaluate(1, arrays, ConfigRecord(), grid), seconds)
-            if while_sampling is not None:
-                while_sampling()
-            self._collect_reports(exchange, pending, with_scores=self.participants.simulated)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            with self._phase("training"):
+                pending = exchange.push(self.configure_train(1, ArrayRecord(), ConfigRecord(), grid), seconds)
+                half = self._train_global()
+                own_work = pool.submit(beside) if beside else None
+                self._collect_reports(exchange, pending, with_scores=False)
+            arrays = array_record(network_arrays(half.network))
+            with self._phase("sampling"):
+                pending = exchange.push(self.configure_evaluate(1, arrays, ConfigRecord(), grid), seconds)
+                self._collect_reports(exchange, pending, with_scores=self.participants.simulated)
+                if own_work is not None:
+                    own_work.result()
         return Result(arrays=arrays)
 
     @contextmanager
@@ -162,13 +168,10 @@ class PFDM(Strategy):
                     sites[node].spool.finish()
         self.participants.require_enough()
 
-    def _train(self, exchange: Exchange, grid: Grid, seconds: float) -> Denoiser:
-        """Train the global half while the clients train their personal ones."""
-        pending = exchange.push(self.configure_train(1, ArrayRecord(), ConfigRecord(), grid), seconds)
+    def _train_global(self) -> Denoiser:
+        """Train the global half; the clients train their personal ones meanwhile."""
         self.features = self.tasks.feature_network(self.participants.simulated)
-        half = self.tasks.train_global([site.spool for site in self.participants.sites.values()])
-        self._collect_reports(exchange, pending, with_scores=False)
-        return half
+        return self.tasks.train_global([site.spool for site in self.participants.sites.values()])
 
     def _collect_reports(self, exchange: Exchange, pending: Pending, with_scores: bool) -> None:
         for node, reply in exchange.collect(pending):
