@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedpdiff.diffusion.batches import CleanImages
-from fedpdiff.diffusion.chain import global_chain, personal_chain
+from fedpdiff.diffusion.chain import Chain, global_chain, personal_chain
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
@@ -79,6 +79,25 @@ def test_the_loss_falls(kind: str, stripes: LabelledImages, micro: str) -> None:
     )
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize(
+    ("chain", "indices"),
+    [
+        (personal_chain(SCHEDULE, 5), {0, 1, 2, 3, 4}),
+        (global_chain(SCHEDULE, 995, "continued", "ambient"), {995, 996, 997, 998, 999}),
+    ],
+)
+def test_the_network_is_told_diffusers_index_of_each_level(
+    chain: Chain, indices: set[int], stripes: LabelledImages, micro: str
+) -> None:
+    """Level t is diffusers' index t - 1; of 96 draws each of five levels is missed with probability 1e-9."""
+    unet = build_network(micro, (1, 4, 4), 2, seed=1)
+    told: set[int] = set()
+    unet.register_forward_pre_hook(lambda _, inputs: told.update(inputs[1].tolist()))
+    batches, generator = CleanImages(stripes, "balanced"), torch.Generator().manual_seed(1)
+    train_denoiser(unet, chain, batches, SETTINGS, generator)
+    assert told == indices
 
 
 @pytest.mark.parametrize("dropout", [False, True])
