@@ -87,8 +87,8 @@ class PFDM(Strategy):
         timeout
             Seconds that a client has for a phase; default ``reply-seconds``.
         beside
-            Work of the server's own, for example a simulation's bounds; done in a thread once the global half is
-            trained, while clients still train and then sample.
+            Work of the server's own, for example a simulation's bounds; done in a thread once the global half
+            is trained, while clients still train and then sample.
 
         Raises
         ------
