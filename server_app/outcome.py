@@ -77,4 +77,6 @@ def _spread(site: Site, strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> f
     if bounds.centralised is None or strategy.features is None or number is None:
         return None
     local = load_samples(tasks.folder.client(number), "local")
+    if local is None:
+        return None
     return tasks.gap_spread(local, bounds.centralised, site.manifest.class_counts, strategy.features)

@@ -73,7 +73,7 @@ class Participants:
     @property
     def simulated(self) -> bool:
         """Whether all sites are simulated; only then may the server look at raw data and scores."""
-        return all(site.manifest.number is not None for site in self.sites.values())
+        return all(site.manifest.number is not None for site in list(self.sites.values()))
 
     def join(self, node: int, site: Site) -> None:
         """Let a site take part.

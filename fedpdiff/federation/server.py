@@ -147,7 +147,9 @@ class ServerTasks:
         return network
 
 
-def load_samples(folder: Path, name: str) -> LabelledImages:
-    """Read samples that a simulated client wrote to the run folder."""
+def load_samples(folder: Path, name: str) -> LabelledImages | None:
+    """Read samples that a simulated client wrote to the run folder; None when it wrote none."""
+    if not (folder / "samples" / f"{name}.npz").is_file():
+        return None
     with np.load(folder / "samples" / f"{name}.npz", allow_pickle=False) as file:
         return LabelledImages(torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]))

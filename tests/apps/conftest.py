@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from client_app.app import app as client_app
 from fedpdiff.config import RunConfig
-from fedpdiff.federation import server
+from fedpdiff.federation import client, server
 from fedpdiff.metrics import feature_training
 
 RUN = 7
@@ -37,9 +37,32 @@ SMALL = {
 Behaviour = Callable[[Message, Message], Message | None]
 
 
+def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``load`` that reads the same images once for all tests."""
+    known: dict[str, Any] = {}
+
+    def remember(config: RunConfig, *node: Any) -> Any:
+        key = repr((config.model_copy(update={"run_dir": ""}), node))
+        if key not in known:
+            known[key] = load(config, *node)
+        return known[key]
+
+    return remember
+
+
+LOADERS = {
+    (client, "load_client"): remembered(client.load_client),
+    (server, "load_public"): remembered(server.load_public),
+    (server, "load_all_private"): remembered(server.load_all_private),
+    (server, "load_test"): remembered(server.load_test),
+}
+
+
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for a running Flower task, and train the feature network for a moment only."""
+    """Stand in for a running Flower task, read images once, train the feature network for a moment only."""
+    for (module, name), load in LOADERS.items():
+        monkeypatch.setattr(module, name, load)
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, RUN)
     monkeypatch.setattr(feature_training, "STEPS", 3)
