@@ -34,7 +34,11 @@ class TwoStageSamples(NamedTuple):
 
 
 def spaced_levels(high: int, low: int, steps: int) -> list[int]:
-    """Return ``steps`` levels from ``high`` down, evenly spaced, all above ``low``.
+    """Return ``steps`` levels from ``high`` down, all above ``low``.
+
+    They are evenly spaced where the chain goes on below ``low``. Where it ends at the image (``low = 0``) their
+    distance shrinks with the level: the last step returns a posterior mean, which has lost the detail that is finer
+    than the noise of the level it starts from.
 
     Raises
     ------
@@ -45,7 +49,9 @@ def spaced_levels(high: int, low: int, steps: int) -> list[int]:
         raise ConfigError(
             f"{steps} sampling steps between levels {high} and {low}: must be between 1 and {high - low}"
         )
-    return [round(level) for level in np.linspace(high, low, steps + 1)[:-1].tolist()]
+    if low > 0:
+        return [round(level) for level in np.linspace(high, low, steps + 1)[:-1].tolist()]
+    return [max(i, round(high * (i / steps) ** 2)) for i in range(steps, 0, -1)]
 
 
 def _respaced_scheduler(sampler: str, alpha_bar: torch.Tensor, levels: list[int]) -> Any:
