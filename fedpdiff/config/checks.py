@@ -101,8 +101,17 @@ def _privacy(config: RunConfig) -> list[str]:
 
 def _levels(config: RunConfig) -> list[str]:
     top = config.diffusion_steps
-    if config.chain == "continued" and config.t0 < top:
-        top -= config.t0
+    if config.chain == "nested" and config.hand_off_margin:
+        return [
+            f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", whose result is at t0'
+        ]
+    if config.chain == "continued" and 0 < config.t0 < config.diffusion_steps:
+        top -= config.t0 + config.hand_off_margin
+        if top < 1:
+            return [
+                f"hand-off-margin = {config.hand_off_margin}: must be below {config.diffusion_steps - config.t0} "
+                f"with t0 = {config.t0}, so that the global network has levels above it"
+            ]
     if config.global_sampling_steps > top:
         return [
             f"global-sampling-steps = {config.global_sampling_steps}: must be at most {top}, the number of "

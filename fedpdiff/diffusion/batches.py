@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
@@ -18,11 +18,12 @@ class Batches(Protocol):
         """Return float32 (size, C, H, W) and int64 (size,)."""
 
 
-def class_weights(labels: torch.Tensor, sampling: Literal["balanced", "uniform"]) -> torch.Tensor:
-    """Return each image's probability of being drawn, float64 of shape (N,).
+def class_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
+    """Return each image's probability of being drawn, float64 of shape (N,), proportional to n_class^-balance.
 
-    ``balanced`` draws every class that is present equally often: with a few images of a class beside hundreds
-    of others, this is worth more than anything else a client can do alone.
+    1 draws every class that is present equally often: with a few images of a class beside hundreds of others, this
+    is worth more than anything else a client can do alone. Slightly less keeps the few images from being learnt by
+    heart, so that the network follows the hint it is handed. 0 draws every image equally often.
 
     Raises
     ------
@@ -31,10 +32,8 @@ def class_weights(labels: torch.Tensor, sampling: Literal["balanced", "uniform"]
     """
     if len(labels) == 0:
         raise DataError("there are no images to train on")
-    if sampling == "uniform":
-        return torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
-    counts = torch.bincount(labels).double()
-    return 1 / (counts[labels] * (counts > 0).sum())
+    weights = torch.bincount(labels).double()[labels] ** -balance
+    return weights / weights.sum()
 
 
 class CleanImages:
@@ -44,13 +43,13 @@ class CleanImages:
     ----------
     images
         The client's images.
-    sampling
-        ``"balanced"`` or ``"uniform"`` over classes.
+    balance
+        0 (images equally often) to 1 (classes equally often), see :func:`class_weights`.
     """
 
-    def __init__(self, images: LabelledImages, sampling: Literal["balanced", "uniform"]) -> None:
+    def __init__(self, images: LabelledImages, balance: float) -> None:
         self.images = images
-        self._weights = class_weights(images.labels, sampling)
+        self._weights = class_weights(images.labels, balance)
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pixels in [-1, 1] and labels of ``size`` images, drawn with replacement."""
@@ -132,7 +131,7 @@ class Uploads:
     def __init__(self, values: torch.Tensor, labels: torch.Tensor) -> None:
         self._values = values
         self._labels = labels
-        self._weights = class_weights(labels, "balanced")
+        self._weights = class_weights(labels, 1.0)
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``size`` uploads and their labels, drawn with replacement."""

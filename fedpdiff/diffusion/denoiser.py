@@ -28,7 +28,9 @@ class DenoiserConfig(BaseModel):
     Attributes
     ----------
     t0
-        The level at which the global half hands over to the personal half.
+        Level of the uploads.
+    hand_off
+        Level at which the personal half takes over, t0 or above: just above t0 the global half has learnt least.
     last
         Highest level the personal half was trained on (T or t0); for the global half always T.
     clip
@@ -48,6 +50,7 @@ class DenoiserConfig(BaseModel):
     schedule: str
     diffusion_steps: int = Field(ge=1)
     t0: int = Field(ge=1)
+    hand_off: int = Field(ge=1)
     last: int = Field(ge=1)
     class_names: list[str] = Field(min_length=1)
     image_shape: list[int] = Field(min_length=3, max_length=3)
@@ -58,10 +61,10 @@ class DenoiserConfig(BaseModel):
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
-        if max(self.t0, self.last) > self.diffusion_steps:
+        if max(self.t0, self.last, self.hand_off) > self.diffusion_steps or self.hand_off < self.t0:
             raise ValueError(
-                f"t0 = {self.t0} and last = {self.last} must be at most diffusion_steps = "
-                f"{self.diffusion_steps}"
+                f"t0 = {self.t0}, hand_off = {self.hand_off} and last = {self.last} must be at most "
+                f"diffusion_steps = {self.diffusion_steps}, and hand_off at least t0"
             )
         return self
 

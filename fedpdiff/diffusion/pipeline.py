@@ -148,7 +148,7 @@ def _check_halves(global_half: Denoiser, personal: Denoiser) -> None:
             f"the first folder must hold a global half and the second a personal half, but they hold "
             f"{global_half.config.kind!r} and {personal.config.kind!r}"
         )
-    shared: tuple[str, ...] = ("schedule", "diffusion_steps", "t0", "class_names", "image_shape")
+    shared: tuple[str, ...] = ("schedule", "diffusion_steps", "t0", "hand_off", "class_names", "image_shape")
     for key in shared:
         ours: Any = getattr(global_half.config, key)
         theirs: Any = getattr(personal.config, key)

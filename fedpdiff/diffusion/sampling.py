@@ -1,7 +1,7 @@
-"""Two-stage sampling: the global half from pure noise down to level t0, the personal half from there.
+"""Two-stage sampling: the global half from pure noise down to the hand-off, the personal half from there.
 
 Any of diffusers' schedulers takes the steps. A scheduler is built on just the levels that are visited (a
-respaced chain), so that each stage takes its own number of steps and the hand-off falls exactly on t0.
+respaced chain), so that each stage takes its own number of steps and the hand-off falls exactly on its level.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def sample_two_stage(
     personal_steps: int,
     generator: torch.Generator,
 ) -> TwoStageSamples:
-    """Sample as PFDM does: global half from T to t0, then the personal half (arXiv 2504.00952, section 4).
+    """Sample as PFDM does: global half from T to the hand-off, then the personal half (arXiv 2504.00952, section 4).
 
     Parameters
     ----------
@@ -158,21 +158,20 @@ def sample_two_stage(
         Network evaluations of each stage.
     """
     x, view = hand_off(global_half, labels, sampler, global_steps, generator)
-    images = refine(personal, x, global_half.config.t0, labels, sampler, personal_steps, generator)
+    images = refine(personal, x, global_half.config.hand_off, labels, sampler, personal_steps, generator)
     return TwoStageSamples(images, view)
 
 
 def hand_off(
     global_half: Denoiser, labels: torch.Tensor, sampler: str, steps: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the global half and return x_t0 in pixels, and its own estimate of the clean image."""
-    t0, top = global_half.config.t0, global_half.config.diffusion_steps
+    """Run the global half; return x at the hand-off level, in pixels, and its own estimate of the clean image."""
+    level, top = global_half.config.hand_off, global_half.config.diffusion_steps
     chain = global_half.chain
     x = _noise(global_half, len(labels), generator)
     if chain.kind == "continued":
-        levels = spaced_levels(top, t0, min(steps, top - t0))
-        x, view = reverse(global_half.clean, chain.alpha_bar, levels, x, labels, sampler, generator, stop=t0)
-        return x, view
+        levels = spaced_levels(top, level, min(steps, top - level))
+        return reverse(global_half.clean, chain.alpha_bar, levels, x, labels, sampler, generator, stop=level)
     # Nested: a whole chain over the uploads as if they were clean images; its result is at level t0.
     levels = spaced_levels(top, 0, min(steps, top))
     upload, _ = reverse(global_half.start, chain.ratio, levels, x, labels, sampler, generator)

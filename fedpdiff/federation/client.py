@@ -158,7 +158,7 @@ class ClientTasks:
         config = self.config
         steps = config.personal_steps
         only_below = config.personal_levels == "below-t0"
-        last = trainer.mechanism.t0 if only_below else None
+        last = trainer.hand_off if only_below else None
         with self.events.phase("personal training", config.personal_steps) as progress:
             personal = trainer.personal(
                 self.data.train, self._stream("personal"), last, progress, self.folder.checkpoint("personal")

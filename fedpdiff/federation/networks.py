@@ -77,6 +77,23 @@ class Trainer:
         self.class_names = class_names
         self.device = choose_device(config.device)
 
+    @property
+    def hand_off(self) -> int:
+        """Level at which the personal half takes over.
+
+        Raises
+        ------
+        ConfigError
+            When it is not below T: nothing would be left to the global half.
+        """
+        level = self.mechanism.t0 + self.config.hand_off_margin
+        if self.config.chain == "continued" and level >= self.mechanism.diffusion_steps:
+            raise ConfigError(
+                f"hand-off-margin = {self.config.hand_off_margin}: with t0 = {self.mechanism.t0} it must be below "
+                f"{self.mechanism.diffusion_steps - self.mechanism.t0}, so that the global half has levels above it"
+            )
+        return level
+
     def personal(
         self,
         images: LabelledImages,
@@ -89,7 +106,7 @@ class Trainer:
 
         ``purpose`` names its random stream, for example ``("client", 0, "personal")``.
         """
-        clean = CleanImages(images, self.config.personal_sampling)
+        clean = CleanImages(images, self.config.class_balance)
         batches: Batches = clean
         if self.config.clip_flag:
             batches = ClipMixedImages(clean, len(self.class_names), self._clip_pixels)
@@ -146,6 +163,7 @@ class Trainer:
                 "schedule": self.mechanism.schedule,
                 "diffusion_steps": self.mechanism.diffusion_steps,
                 "t0": self.mechanism.t0,
+                "hand_off": self.hand_off,
                 "last": last,
                 "class_names": list(self.class_names),
                 "image_shape": self.mechanism.image_shape,

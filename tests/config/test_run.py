@@ -100,6 +100,8 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"t0": 690}, ["epsilon", "t0"]),
         ({"epsilon": 0}, ["epsilon", "t0"]),
         ({"epsilon": 0, "t0": 1000}, ["t0", "diffusion-steps"]),
+        ({"epsilon": 0, "t0": 900}, ["hand-off-margin", "100"]),
+        ({"chain": "nested"}, ["hand-off-margin", "nested"]),
         ({"min_clients": 3}, ["min-clients", "clients"]),
         ({"clients": 1}, ["min-clients", "clients"]),
         ({"public_fraction": 0, "centre": "none"}, ["clip-rule", "public-fraction"]),
@@ -116,7 +118,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"classes": "cat,,dog"}, ["classes", "(empty)"]),
         ({"partitioner_settings": "alpha"}, ["partitioner-settings", "alpha"]),
         ({"partitioner_path": "/code"}, ["partitioner-path", "partitioner"]),
-        ({"epsilon": 0, "t0": 990, "global_sampling_steps": 11}, ["global-sampling-steps", "10"]),
+        ({"epsilon": 0, "t0": 900, "hand_off_margin": 90, "global_sampling_steps": 11}, ["global-sampling-steps", "10"]),
         ({"personal_sampling_steps": 1001}, ["personal-sampling-steps", "1000"]),
     ],
 )  # fmt: skip

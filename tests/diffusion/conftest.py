@@ -143,6 +143,7 @@ def describe() -> object:
             "schedule": "linear",
             "diffusion_steps": 1000,
             "t0": 300,
+            "hand_off": 300,
             "last": 1000,
             "class_names": ["a", "b"],
             "image_shape": [1, 4, 4],

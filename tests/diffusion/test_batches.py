@@ -31,14 +31,14 @@ def p_value(labels: torch.Tensor) -> float:
 
 
 def test_balanced_draws_every_class_equally_often_and_uniform_does_not() -> None:
-    def draw(sampling: Literal["balanced", "uniform"]) -> torch.Tensor:
-        pixels, labels = CleanImages(uneven(), sampling).draw(DRAWS, torch.Generator().manual_seed(1))
+    def draw(balance: float) -> torch.Tensor:
+        pixels, labels = CleanImages(uneven(), balance).draw(DRAWS, torch.Generator().manual_seed(1))
         assert pixels.dtype == torch.float32
         torch.testing.assert_close(pixels[:, 0, 0, 0], labels * 10 / 127.5 - 1)
         return labels
 
-    assert p_value(draw("balanced")) > LEAST_P
-    uniform = draw("uniform")
+    assert p_value(draw(1.0)) > LEAST_P
+    uniform = draw(0.0)
     assert p_value(uniform) < 1e-30
     shares = torch.tensor(list(COUNTS.values())).double() / sum(COUNTS.values())
     counts = torch.bincount(uniform)[[0, 1, 3]].numpy()
@@ -46,8 +46,8 @@ def test_balanced_draws_every_class_equally_often_and_uniform_does_not() -> None
 
 
 def test_weights_are_probabilities() -> None:
-    for sampling in ("balanced", "uniform"):
-        assert float(class_weights(uneven().labels, sampling).sum()) == pytest.approx(1.0)
+    for balance in (1.0, 0.5, 0.0):
+        assert float(class_weights(uneven().labels, balance).sum()) == pytest.approx(1.0)
 
 
 def test_uploads_are_drawn_balanced_and_unchanged() -> None:
@@ -61,7 +61,7 @@ def test_uploads_are_drawn_balanced_and_unchanged() -> None:
 
 def test_half_of_the_batch_is_clipped_and_flagged() -> None:
     """Each of 3,000 images is clipped with probability 1/2; 3.3 standard deviations: rate 1e-3."""
-    clean = CleanImages(uneven(), "balanced")
+    clean = CleanImages(uneven(), 1.0)
     mixed = ClipMixedImages(clean, 4, lambda pixels: pixels / 2 + 3)
     pixels, flagged = mixed.draw(DRAWS, torch.Generator().manual_seed(4))
     labels, unclipped = flagged % 4, flagged >= 4
@@ -74,7 +74,7 @@ def test_half_of_the_batch_is_clipped_and_flagged() -> None:
 
 def test_a_share_of_the_labels_is_hidden() -> None:
     """Hidden with probability 0.2 each; 3.3 standard deviations: rate 1e-3."""
-    clean = CleanImages(uneven(), "balanced")
+    clean = CleanImages(uneven(), 1.0)
     pixels, labels = LabelDropout(clean, 0.2, hidden=4).draw(DRAWS, torch.Generator().manual_seed(5))
     hidden = labels == 4
     assert abs(int(hidden.sum()) - 0.2 * DRAWS) < 3.3 * (DRAWS * 0.2 * 0.8) ** 0.5
@@ -87,4 +87,4 @@ def test_a_share_of_the_labels_is_hidden() -> None:
 def test_no_images() -> None:
     empty = LabelledImages(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(DataError, match="no images to train on"):
-        CleanImages(empty, "balanced")
+        CleanImages(empty, 1.0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpdiff.diffusion import sampling
@@ -41,6 +41,7 @@ def assert_close(got: tuple[torch.Tensor, torch.Tensor], want: Any, relative: fl
     assert torch.linalg.norm(got[1] - want.cov) < relative * torch.linalg.norm(want.cov)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999), st.data())
 def test_spaced_levels(low: int, data: Any) -> None:
     high = data.draw(st.integers(low + 1, 1000))

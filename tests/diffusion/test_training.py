@@ -39,7 +39,7 @@ def train(
     checkpoint: Path | None = None,
 ) -> State:
     unet = build_network(network, (1, 4, 4), 2, seed=1)
-    batches = CleanImages(images, "balanced")
+    batches = CleanImages(images, 1.0)
     generator = torch.Generator().manual_seed(seed)
     chain = personal_chain(SCHEDULE)
     result = train_denoiser(unet, chain, batches, settings, generator, progress, checkpoint)
@@ -72,7 +72,7 @@ def test_the_loss_falls(kind: str, stripes: LabelledImages, micro: str) -> None:
     train_denoiser(
         build_network(micro, (1, 4, 4), 2, seed=1),
         chain,
-        CleanImages(stripes, "balanced"),
+        CleanImages(stripes, 1.0),
         settings,
         torch.Generator().manual_seed(1),
         lambda step, steps, loss: losses.append(loss or 0.0),
@@ -95,7 +95,7 @@ def test_the_network_is_told_diffusers_index_of_each_level(
     unet = build_network(micro, (1, 4, 4), 2, seed=1)
     told: set[int] = set()
     unet.register_forward_pre_hook(lambda _, inputs: told.update(inputs[1].tolist()))
-    batches, generator = CleanImages(stripes, "balanced"), torch.Generator().manual_seed(1)
+    batches, generator = CleanImages(stripes, 1.0), torch.Generator().manual_seed(1)
     train_denoiser(unet, chain, batches, SETTINGS, generator)
     assert told == indices
 
@@ -194,7 +194,7 @@ def test_the_returned_weights_are_the_moving_average(stripes: LabelledImages, mi
         decay = min(0.5, 1 - step**-0.75)
         average[:] = [decay * a + (1 - decay) * p for a, p in zip(average or raw, raw, strict=True)]
 
-    batches, generator = CleanImages(stripes, "balanced"), torch.Generator().manual_seed(1)
+    batches, generator = CleanImages(stripes, 1.0), torch.Generator().manual_seed(1)
     train_denoiser(unet, personal_chain(SCHEDULE), batches, settings, generator, follow)
     for parameter, wanted in zip(unet.parameters(), average, strict=True):
         torch.testing.assert_close(parameter.detach(), wanted)
