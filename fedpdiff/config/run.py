@@ -82,7 +82,7 @@ class RunConfig(Settings):
     )
     personal_levels: Literal["all", "below-t0"] = setting("all", "all or below-t0")
     class_balance: float = setting(0.75, "a number from 0 (uniform) to 1 (balanced)", ge=0, le=1)
-    label_dropout: float = setting(0.2, "a number from 0 to below 1", ge=0, lt=1)
+    label_dropout: float = setting(0.1, "a number from 0 to below 1", ge=0, lt=1)
     clip_flag: bool = setting(False, "true or false")
     clip_flag_switch: float = setting(1.0, "a number from 0 to 1", ge=0, le=1)
     chain: Literal["continued", "nested"] = setting("continued", "continued or nested")
@@ -90,10 +90,10 @@ class RunConfig(Settings):
     hand_off_margin: int = setting(120, "a whole number of at least 0", ge=0)
 
     # Training and sampling
-    personal_steps: int = setting(600, _COUNT, ge=1)
-    global_steps: int = setting(500, _COUNT, ge=1)
-    batch_size: int = setting(128, _COUNT, ge=1)
-    learning_rate: float = setting(2e-3, "a number above 0, at most 1", gt=0, le=1)
+    personal_steps: int = setting(900, _COUNT, ge=1)
+    global_steps: int = setting(700, _COUNT, ge=1)
+    batch_size: int = setting(64, _COUNT, ge=1)
+    learning_rate: float = setting(4e-3, "a number above 0, at most 1", gt=0, le=1)
     warmup_steps: int = setting(50, "a whole number of at least 0", ge=0)
     ema_decay: float = setting(0.995, "a number from 0 to below 1", ge=0, lt=1)
     gradient_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
