@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ from client_app.app import app as client_app
 from fedpdiff.config import RunConfig
 from fedpdiff.federation import client, server
 from fedpdiff.metrics import feature_training
+from fedpdiff.results import Results
+from fedpdiff.runfolder import RunFolder
+from server_app import app as server_app
+from server_app import pfdm
+from server_app.pfdm import PFDM
 
 RUN = 7
 SMALL = {
@@ -58,9 +63,26 @@ LOADERS = {
 }
 
 
+class AtOnce(Executor):
+    """Does the server's own work when it is submitted.
+
+    Here clients share the server's process, and building networks in two threads at once is not safe: torch's
+    global generator and diffusers' loading are the whole process's. A real client has a process of its own.
+    """
+
+    def __init__(self, max_workers: int) -> None:
+        pass
+
+    def submit(self, work: Any, /, *args: Any, **keywords: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(work(*args, **keywords))
+        return future
+
+
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for a running Flower task, read images once, train the feature network for a moment only."""
+    monkeypatch.setattr(pfdm, "ThreadPoolExecutor", AtOnce)
     for (module, name), load in LOADERS.items():
         monkeypatch.setattr(module, name, load)
     for name in ("_run_id", "_node_id", "_task_id"):
@@ -112,6 +134,22 @@ class FakeGrid(Grid):
         self.sent: list[tuple[int, str, RecordDict]] = []
         self._replies: dict[str, tuple[float, Message]] = {}
         self._messages = 0
+
+    def run_app(self) -> Results:
+        """Run the ServerApp and return what it wrote."""
+        server_app.app(self, Context(RUN, 0, {}, RecordDict(), self.run_config))
+        return Results.read(Path(self.run_config["run-dir"]))
+
+    def start(self) -> PFDM:
+        """Run the strategy alone and return it."""
+        config = RunConfig.parse(self.run_config)
+        strategy = PFDM(config, server.ServerTasks(config, RunFolder.of(config, RUN)))
+        strategy.start(self)
+        return strategy
+
+    def replies(self, message_type: str) -> list[RecordDict]:
+        """Return what the clients sent, before any behaviour changed it."""
+        return [content for _, kind, content in self.sent if kind == message_type]
 
     def run(self) -> Any:
         raise NotImplementedError
@@ -168,6 +206,11 @@ def instruction(content: RecordDict, message_type: str, node: int = 1, name: str
 
 
 @pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_app, "write_report", lambda folder: None)
+
+
+@pytest.fixture
 def fake_grid() -> type[FakeGrid]:
     return FakeGrid
 
@@ -191,11 +234,3 @@ def simulated_nodes() -> Callable[[int], dict[int, dict[str, Any]]]:
         return {100 + k: {"partition-id": k, "num-partitions": count} for k in range(count)}
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def no_threads_left() -> Any:
-    """Check that no test leaves a thread that could still write."""
-    before = set(threading.enumerate())
-    yield
-    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
