@@ -90,15 +90,15 @@ class RunConfig(Settings):
     hand_off_margin: int = setting(120, "a whole number of at least 0", ge=0)
 
     # Training and sampling
-    personal_steps: int = setting(900, _COUNT, ge=1)
-    global_steps: int = setting(700, _COUNT, ge=1)
+    personal_steps: int = setting(800, _COUNT, ge=1)
+    global_steps: int = setting(500, _COUNT, ge=1)
     batch_size: int = setting(64, _COUNT, ge=1)
     learning_rate: float = setting(4e-3, "a number above 0, at most 1", gt=0, le=1)
     warmup_steps: int = setting(50, "a whole number of at least 0", ge=0)
     ema_decay: float = setting(0.995, "a number from 0 to below 1", ge=0, lt=1)
     gradient_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto, float32 or bfloat16")
-    checkpoint_every: int = setting(0, "a whole number of at least 0 (0 = only at the end)", ge=0)
+    checkpoint_every: int = setting(0, "a whole number of at least 0 (0 = none)", ge=0)
     sampler: Literal["dpm-solver++", "ddim", "ddpm"] = setting("dpm-solver++", "dpm-solver++, ddim or ddpm")
     global_sampling_steps: int = setting(10, _COUNT, ge=1)
     personal_sampling_steps: int = setting(10, _COUNT, ge=1)
