@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.errors import DataError, FedpdiffError, MessageError
+from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
 from fedpdiff.federation.client import ClientTasks
 from fedpdiff.federation.protocol import Instruction, Refusal
 from fedpdiff.fingerprint import code_fingerprint
@@ -58,6 +58,6 @@ def _check_code(instruction: Instruction) -> None:
 
 
 def _refusal(error: FedpdiffError, simulated: bool) -> Refusal:
-    if isinstance(error, DataError) and not simulated:
-        return Refusal(kind="DataError", message="the site's data cannot be used; its log says why")
+    if not simulated and not isinstance(error, ConfigError | MessageError | PrivacyError):
+        return Refusal(kind=type(error).__name__, message="the site declined; its own log says why")
     return Refusal(kind=type(error).__name__, message=str(error)[:4000])

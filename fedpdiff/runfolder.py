@@ -32,6 +32,7 @@ class RunFolder:
         self.global_checkpoint = root / "server" / "global-checkpoint.safetensors"
         self.centralised = root / "server" / "centralised"
         self.centralised_checkpoint = root / "server" / "centralised-checkpoint.safetensors"
+        self.features = root / "server" / "features"
         self.error = root / "error.txt"
 
     @classmethod
@@ -54,9 +55,11 @@ class RunFolder:
         return self.root / f"client-{number}"
 
     def prepare(self, config: RunConfig) -> None:
-        """Write the resolved settings and the environment; drop uploads of an earlier attempt."""
+        """Write settings and environment; drop progress and uploads of an earlier attempt."""
         self.root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.root / "server" / "spool", ignore_errors=True)
+        for left_over in (self.root / "server" / "spool", self.events):
+            shutil.rmtree(left_over, ignore_errors=True)
+        self.error.unlink(missing_ok=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())
 
@@ -86,6 +89,11 @@ class ClientFolder:
             return cls(run.client(node.partition_id or 0), run.events)
         root = Path(node.state_dir)
         return cls(root, root / "events")
+
+    def prepare(self) -> None:
+        """Make the folder, for its owner only: personal models, samples and scores lie in it."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root.chmod(0o700)
 
     def checkpoint(self, name: str) -> Path:
         """Return the checkpoint file of one training."""

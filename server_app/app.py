@@ -30,6 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     folder.prepare(config)
     try:
         tasks = ServerTasks(config, folder)
+        tasks.check()
         strategy = PFDM(config, tasks)
         bounds = Bounds(strategy, tasks)
         strategy.start(grid, beside=bounds.compute)

@@ -15,7 +15,7 @@ _LOCAL_SAME = (
 )
 _LOCAL_SEPARATE = (
     "local-only is a separate network on the whole chain, trained with the same number of gradient steps as "
-    "the personal denoiser, which knows levels up to t0 only"
+    "the personal denoiser, which knows levels up to the hand-off only"
 )
 
 

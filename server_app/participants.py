@@ -101,7 +101,7 @@ class Participants:
         """Leave a node out when what it sent is not acceptable."""
         try:
             yield
-        except FedpdiffError as error:
+        except (FedpdiffError, OSError) as error:
             self.leave_out(node, str(error))
 
     def require_enough(self) -> None:

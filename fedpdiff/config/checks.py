@@ -103,14 +103,15 @@ def _levels(config: RunConfig) -> list[str]:
     top = config.diffusion_steps
     if config.chain == "nested" and config.hand_off_margin:
         return [
-            f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", whose result is at t0'
+            f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", which ends at t0'
         ]
     if config.chain == "continued" and 0 < config.t0 < config.diffusion_steps:
         top -= config.t0 + config.hand_off_margin
         if top < 1:
             return [
-                f"hand-off-margin = {config.hand_off_margin}: must be below {config.diffusion_steps - config.t0} "
-                f"with t0 = {config.t0}, so that the global network has levels above it"
+                f"hand-off-margin = {config.hand_off_margin}: must be below "
+                f"{config.diffusion_steps - config.t0} with t0 = {config.t0}, so that the global network has "
+                "levels above it"
             ]
     if config.global_sampling_steps > top:
         return [

@@ -30,7 +30,8 @@ class DenoiserConfig(BaseModel):
     t0
         Level of the uploads.
     hand_off
-        Level at which the personal half takes over, t0 or above: just above t0 the global half has learnt least.
+        Level at which the personal half takes over, t0 or above: just above t0 the global half has learnt
+        least.
     last
         Highest level the personal half was trained on (T or t0); for the global half always T.
     clip
@@ -132,7 +133,9 @@ class Denoiser(torch.nn.Module):
         return self.chain.start_from_output(self._output(x_t, t, labels), x_t, levels)
 
     def _output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
-        if self.config.clip_flag and t <= self.config.clip_flag_switch * self.config.t0:
+        # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
+        clipped = self.config.clip_flag_switch * self.config.t0 < t <= self.config.t0
+        if self.config.clip_flag and not clipped:
             labels = labels + len(self.config.class_names)  # flag 1: unclipped
         # diffusers counts levels from 0
         return self.network(x_t, torch.tensor(t - 1, device=x_t.device), class_labels=labels).sample

@@ -36,8 +36,10 @@ class TwoStageSamples(NamedTuple):
 def spaced_levels(high: int, low: int, steps: int) -> list[int]:
     """Return ``steps`` levels from ``high`` down, all above ``low``.
 
-    They are evenly spaced where the chain goes on below ``low``. Where it ends at the image (``low = 0``) their
-    distance shrinks with the level: the last step returns a posterior mean, which has lost the detail that is finer
+    They are evenly spaced where the chain goes on below ``low``. Where it ends at the image (``low = 0``)
+    their
+    distance shrinks with the level: the last step returns a posterior mean, which has lost the detail that is
+    finer
     than the noise of the level it starts from.
 
     Raises
@@ -148,7 +150,7 @@ def sample_two_stage(
     personal_steps: int,
     generator: torch.Generator,
 ) -> TwoStageSamples:
-    """Sample as PFDM does: global half from T to the hand-off, then the personal half (arXiv 2504.00952, section 4).
+    """Sample as PFDM does (arXiv 2504.00952, section 4): global half down to the hand-off, personal half on.
 
     Parameters
     ----------
@@ -165,7 +167,7 @@ def sample_two_stage(
 def hand_off(
     global_half: Denoiser, labels: torch.Tensor, sampler: str, steps: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the global half; return x at the hand-off level, in pixels, and its own estimate of the clean image."""
+    """Run the global half; return x at the hand-off level and its own estimate of the image, in pixels."""
     level, top = global_half.config.hand_off, global_half.config.diffusion_steps
     chain = global_half.chain
     x = _noise(global_half, len(labels), generator)
@@ -176,7 +178,13 @@ def hand_off(
     levels = spaced_levels(top, 0, min(steps, top))
     upload, _ = reverse(global_half.start, chain.ratio, levels, x, labels, sampler, generator)
     centre = global_half.centre.to(upload)
-    view = (global_half.clean_clipped(upload, chain.first, labels) + centre).clamp(-1.0, 1.0)
+    # Seen from a level where half of the upload's signal is left: at lower ones an estimate through the
+    # predicted
+    # noise divides by almost nothing.
+    level = int((chain.ratio > 0.5).sum())
+    noise = randn_tensor(upload.shape, generator=generator, device=upload.device)
+    x_t = chain.diffuse(upload, torch.full((len(upload),), level), noise)
+    view = (global_half.clean_clipped(x_t, level, labels) + centre).clamp(-1.0, 1.0)
     return upload + chain.start**0.5 * centre, view
 
 

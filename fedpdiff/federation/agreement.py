@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.schedule import NoiseSchedule
-from fedpdiff.errors import MessageError, PrivacyError
+from fedpdiff.errors import ConfigError, MessageError, PrivacyError
 from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.ball import choose_centre, choose_radius
@@ -64,6 +64,7 @@ def propose(config: RunConfig, public: LabelledImages) -> Agreement:
     clip = choose_radius(config.clip_rule, config.clip, pixels, centre)
     schedule = NoiseSchedule(config.schedule, config.diffusion_steps)
     t0 = config.t0 or smallest_t0(schedule.alpha_bar, clip, config.epsilon, config.delta)
+    hand_off_level(config, t0)
     mechanism = Mechanism(
         t0=t0,
         alpha_bar=float(schedule.alpha_bar[t0]),
@@ -76,6 +77,25 @@ def propose(config: RunConfig, public: LabelledImages) -> Agreement:
         image_shape=list(config.image_shape),
     )
     return Agreement(mechanism, centre)
+
+
+def hand_off_level(config: RunConfig, t0: int) -> int:
+    """Return the level at which the personal half takes over.
+
+    Raises
+    ------
+    ConfigError
+        When it is not below T: nothing would be left to the global half.
+    """
+    level = t0 + config.hand_off_margin
+    if config.chain == "continued" and level >= config.diffusion_steps:
+        raise ConfigError(
+            f"hand-off-margin = {config.hand_off_margin}: with t0 = {t0} it must be below "
+            f"{config.diffusion_steps - t0}, so that the global half has levels above it; lower it, "
+            f"or choose a "
+            "larger epsilon"
+        )
+    return level
 
 
 def check_request(

@@ -60,6 +60,7 @@ class ClientTasks:
         self.number = node.partition_id if node.simulated else None
         self.site = f"client-{self.number}" if node.simulated else node.site_name
         self.folder = ClientFolder.of(config, node, run_id)
+        self.folder.prepare()
         self.events = EventLog(self.folder.events, self.site)
         use_threads(config.threads)
 
@@ -106,9 +107,11 @@ class ClientTasks:
         ------
         MessageError
             When there is no such shard.
+        PrivacyError
+            When there is no release on disk, or a damaged one.
         """
         agreement = Agreement.load(self.folder.agreement)
-        release = self._release(agreement)
+        release = ReleaseStore(self.folder.release).read()  # never made here: one release, however often sent
         size = rows_per_shard(agreement.mechanism)
         rows = slice(number * size, (number + 1) * size)
         labels = np.ascontiguousarray(release.labels[rows], dtype=np.int64)
@@ -204,7 +207,8 @@ class ClientTasks:
         samples = {"local": sampler.whole_chain(local), "pfdm": pfdm, "global": view}
         if self.node.simulated and self.config.oracle:
             samples["oracle"] = self._oracle(sampler, personal)
-        samples["real"] = self._real()
+        if self.node.simulated:
+            samples["real"] = self._real()
         return samples
 
     def _oracle(self, sampler: Sampler, personal: Denoiser) -> LabelledImages:

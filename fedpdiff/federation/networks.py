@@ -13,6 +13,7 @@ from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
 from fedpdiff.errors import ConfigError
+from fedpdiff.federation.agreement import hand_off_level
 from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.mechanism import clip
 from fedpdiff.rng import torch_generator
@@ -79,20 +80,8 @@ class Trainer:
 
     @property
     def hand_off(self) -> int:
-        """Level at which the personal half takes over.
-
-        Raises
-        ------
-        ConfigError
-            When it is not below T: nothing would be left to the global half.
-        """
-        level = self.mechanism.t0 + self.config.hand_off_margin
-        if self.config.chain == "continued" and level >= self.mechanism.diffusion_steps:
-            raise ConfigError(
-                f"hand-off-margin = {self.config.hand_off_margin}: with t0 = {self.mechanism.t0} it must be below "
-                f"{self.mechanism.diffusion_steps - self.mechanism.t0}, so that the global half has levels above it"
-            )
-        return level
+        """Level at which the personal half takes over."""
+        return hand_off_level(self.config, self.mechanism.t0)
 
     def personal(
         self,

@@ -68,6 +68,18 @@ class ServerTasks:
         agreement = self.agreement
         return Trainer(self.config, agreement.mechanism, agreement.centre, self.class_names)
 
+    def check(self) -> None:
+        """Build what settings can still get wrong, before any client is asked for its one release.
+
+        Raises
+        ------
+        ConfigError
+            When the network or the Inception weights cannot be had.
+        """
+        self.trainer.empty_global_half()
+        if self.config.features == "inception":
+            InceptionFeatures(self.config.inception_weights)
+
     def train_global(self, spools: list[Spool]) -> Denoiser:
         """Train the global half on all validated uploads and write it to the run folder."""
         values, labels = zip(*(spool.read() for spool in spools), strict=True)
@@ -88,7 +100,9 @@ class ServerTasks:
         if len(images) == 0:
             return None
         with self.events.phase("feature network"):
-            return cached_feature_network(FEATURE_CACHE, images, len(self.class_names), self.config.seed)
+            # What was learnt from private images stays in the run folder; the embedded digits are public.
+            cache = FEATURE_CACHE if self.config.data == "digits" else self.folder.features
+            return cached_feature_network(cache, images, len(self.class_names), self.config.seed)
 
     @cached_property
     def private(self) -> LabelledImages:

@@ -25,7 +25,7 @@ from fedpdiff.errors import ConfigError, MessageError
 from fedpdiff.types import LabelledImages
 
 FEATURE_DIM = 64
-MIN_SIZE, MAX_SIZE = 4, 64
+MIN_SIZE = 4
 _BATCH = 512
 _ARCHITECTURE = "architecture"  # the record that holds (channels, size, classes)
 
@@ -56,7 +56,7 @@ class FeatureNetwork(nn.Module):
     channels
         1 (grey) or 3 (RGB).
     size
-        Height and width of the images in pixels, 4 .. 64.
+        Height and width of the images in pixels, at least 4.
     num_classes
         Number of classes K, at least 1.
     """
@@ -66,11 +66,10 @@ class FeatureNetwork(nn.Module):
 
     def __init__(self, channels: int, size: int, num_classes: int) -> None:
         super().__init__()
-        if channels not in (1, 3) or not MIN_SIZE <= size <= MAX_SIZE or num_classes < 1:
+        if channels not in (1, 3) or size < MIN_SIZE or num_classes < 1:
             raise ConfigError(
-                f"the classifier's features need 1 or 3 channels, {MIN_SIZE} to {MAX_SIZE} pixels a side and "
-                f"at least 1 class, not {channels} channels, image-size = {size} and {num_classes} classes; "
-                'choose features = "inception" for larger images'
+                f"the classifier's features need 1 or 3 channels, at least {MIN_SIZE} pixels a side and "
+                f"at least 1 class, not {channels} channels, image-size = {size} and {num_classes} classes"
             )
         self.architecture = (channels, size, num_classes)
         self.body = nn.Sequential(*_body(channels, size))

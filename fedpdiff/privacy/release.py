@@ -145,6 +145,17 @@ class ReleaseStore:
                 self._refuse_other(wanted)
             return self._read()
 
+    def read(self) -> Release:
+        """Return the release on disk; never makes one.
+
+        Raises
+        ------
+        PrivacyError
+            When there is none, or its bytes are damaged.
+        """
+        with self._locked():
+            return self._read()
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes out, so that two of them cannot both make the release."""
@@ -192,9 +203,10 @@ class ReleaseStore:
         ]
         if different:
             raise PrivacyError(
-                f"the release in {self._release} differs from the one asked for in {'; '.join(different)}. "
-                "A second release would spend more of the images' privacy budget, so it is refused. Use the "
-                "settings and images of the first release, or, for a separate experiment, another folder"
+                f"the release on disk differs from the one asked for in {'; '.join(different)}. "
+                "A second release would spend more of the images' privacy budget, so it is refused. "
+                "Go on with the "
+                "settings and images of the first release (a simulation: start a run of its own)"
             )
 
     def _make(
@@ -227,11 +239,11 @@ class ReleaseStore:
             intact = manifest["sha256"] == _sha256(integers) and manifest["labels_sha256"] == _sha256(labels)
         except (OSError, ValueError, KeyError) as error:
             raise PrivacyError(
-                f"the release in {self._release} cannot be read ({error}); restore it"
+                f"the release on disk cannot be read ({type(error).__name__}); restore it"
             ) from error
         if not intact:
             raise PrivacyError(
-                f"the release in {self._release} is damaged: its bytes do not match its manifest. Restore it "
+                "the release on disk is damaged: its bytes do not match its manifest. Restore it "
                 "from a backup; making it again would be a second release"
             )
         return Release(integers, labels, manifest)

@@ -20,7 +20,7 @@ _NOT_PROTECTED = (
     "Labels, the number of images of each class, image size, the site's name and the time of the upload: the "
     "server sees them as they are.",
     "A client's personal model and everything made with it: samples, distances, losses. A real client keeps "
-    "them unless its own policy lets them leave; a simulation shows them on this page.",
+    "them; a simulation shows them on this page.",
     "Anything sent in addition to the one upload of this run.",
 )
 
@@ -57,8 +57,9 @@ def _promise(epsilon: float | None, delta: float | None) -> str:
         "Each client uploads one noisy copy of each of its images, once. Whatever anyone computes from it, "
         "replacing any one image by any other changes the odds of the outcome by at most a factor of e to "
         f"the power of epsilon, with epsilon = {wording.epsilon(epsilon)}, except with probability "
-        f"delta = {delta}. This holds even if the server and everyone else know all the other images: nobody "
-        "needs to be trusted."
+        f"delta = {delta}. This holds even if everyone else knows all the other images. It rests on "
+        f"the code that "
+        "makes the upload: a client that runs code shipped by the server trusts whoever ships it."
     )
 
 

@@ -118,7 +118,8 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"classes": "cat,,dog"}, ["classes", "(empty)"]),
         ({"partitioner_settings": "alpha"}, ["partitioner-settings", "alpha"]),
         ({"partitioner_path": "/code"}, ["partitioner-path", "partitioner"]),
-        ({"epsilon": 0, "t0": 900, "hand_off_margin": 90, "global_sampling_steps": 11}, ["global-sampling-steps", "10"]),
+        ({"epsilon": 0, "t0": 900, "hand_off_margin": 90, "global_sampling_steps": 11},
+         ["global-sampling-steps", "10"]),
         ({"personal_sampling_steps": 1001}, ["personal-sampling-steps", "1000"]),
     ],
 )  # fmt: skip

@@ -119,8 +119,8 @@ def test_no_images_give_no_features() -> None:
 
 
 def test_wrong_inputs_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="image-size = 128"):
-        FeatureNetwork(1, 128, 3)
+    with pytest.raises(ConfigError, match="image-size = 3"):
+        FeatureNetwork(1, 3, 3)
     with pytest.raises(ConfigError, match=r"\(1, 8, 8\)"):
         FeatureNetwork(1, 8, 3).features(random_images(2, size=16))
     with pytest.raises(DataError, match="at least 2 images"):

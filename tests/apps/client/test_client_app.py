@@ -150,7 +150,7 @@ def test_errors_about_data_are_not_told_by_a_real_site(
     declined = refusal(real.release(**changes))
     assert (declined.kind, declined.message) == (
         "DataError",
-        "the site's data cannot be used; its log says why",
+        "the site declined; its own log says why",
     )
     (Path(real.node["data-path"]) / "7" / f"{PRIVATE}.png").write_bytes(b"no image")
     assert PRIVATE not in str(dict(real.release()["refusal"]))

@@ -97,7 +97,7 @@ def test_what_stays_on_a_real_site(make_client: Callable[..., Any]) -> None:
     client = make_client("deployment")
     client.all_actions()
     kept = {path.name for path in client.folder.glob("samples/*")}
-    assert kept == {"real.npz", "local.npz", "pfdm.npz", "global.npz"}
+    assert kept == {"local.npz", "pfdm.npz", "global.npz"}  # no copy of private images
     assert (client.folder / "scores.json").read_text() != "{}\n"
     assert not Path(client.run["run-dir"]).exists()
     assert (client.folder / "state" / "release").stat().st_mode & 0o077 == 0
