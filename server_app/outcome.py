@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedpdiff.data.client import class_groups
 from fedpdiff.federation.server import ServerTasks, load_samples
+from fedpdiff.privacy.release import NOT_PRIVATE
 from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import ClientResults, GroupScores, Results, gap_closed, mean_gap
 from server_app.bounds import Bounds
@@ -30,7 +31,8 @@ def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results
     return Results(
         seed=config.seed,
         release_noise=config.release_noise,
-        privacy=privacy_statement(
+        privacy=_stamp(config.release_noise)
+        | privacy_statement(
             mechanism.alpha_bar, mechanism.clip, mechanism.delta, mechanism.t0, mechanism.schedule
         ),
         feature_space=tasks.space(features).name if features else "none",
@@ -46,6 +48,10 @@ def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results
         refused=strategy.participants.refused,
         notes=[_LOCAL_SEPARATE if config.personal_levels == "below-t0" else _LOCAL_SAME],
     )
+
+
+def _stamp(noise: str) -> dict[str, str]:
+    return {"not_private": NOT_PRIVATE} if noise == "seeded" else {}
 
 
 def _order(site: Site) -> tuple[int, str]:

@@ -39,6 +39,8 @@ class DenoiserConfig(BaseModel):
     clip_flag, clip_flag_switch
         Whether the network takes a clipped/unclipped flag, and below which share of t0 sampling says
         "unclipped" (PFDM's clip-mixing).
+    release_noise
+        Noise of the uploads; ``seeded`` is for simulations and NOT PRIVATE.
     hidden_label
         Whether the network was also trained without labels; the last condition then stands for none.
     """
@@ -59,6 +61,7 @@ class DenoiserConfig(BaseModel):
     clip_flag: bool = False
     clip_flag_switch: float = Field(default=1.0, ge=0, le=1)
     hidden_label: bool = False
+    release_noise: Literal["secure", "seeded"] = "secure"
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:

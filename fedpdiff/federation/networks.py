@@ -159,6 +159,7 @@ class Trainer:
                 "clip": self.mechanism.clip,
                 "clip_flag": personal and self.config.clip_flag,
                 "clip_flag_switch": self.config.clip_flag_switch,
+                "release_noise": self.mechanism.noise,
                 "hidden_label": personal and self.config.label_dropout > 0,
             }
         )
