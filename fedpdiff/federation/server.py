@@ -82,7 +82,9 @@ class ServerTasks:
 
     def train_global(self, spools: list[Spool]) -> Denoiser:
         """Train the global half on all validated uploads and write it to the run folder."""
-        values, labels = zip(*(spool.read() for spool in spools), strict=True)
+        # In a fixed order: sites answer in any, and the same seed must draw the same batches.
+        ordered = sorted(spools, key=lambda spool: spool.manifest.site)
+        values, labels = zip(*(spool.read() for spool in ordered), strict=True)
         with self.events.phase("global training", self.config.global_steps) as progress:
             half = self.trainer.global_half(
                 torch.cat(values), torch.cat(labels), progress, self.folder.global_checkpoint
