@@ -22,10 +22,8 @@ def class_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
     """Return each image's probability of being drawn, float64 (N,), proportional to n_class^-balance.
 
     1 draws every class that is present equally often: with a few images of a class beside hundreds of others,
-    this
-    is worth more than anything else a client can do alone. Slightly less keeps the few images from being
-    learnt by
-    heart, so that the network follows the hint it is handed. 0 draws every image equally often.
+    this is worth more than anything else a client can do alone. Slightly less keeps the few images from being
+    learnt by heart, so that the network follows the hint it is handed. 0 draws every image equally often.
 
     Raises
     ------

@@ -30,8 +30,7 @@ class DenoiserConfig(BaseModel):
     t0
         Level of the uploads.
     hand_off
-        Level at which the personal half takes over, t0 or above: just above t0 the global half has learnt
-        least.
+        Level at which the personal half takes over, at least t0: just above t0 the global half is weakest.
     last
         Highest level the personal half was trained on (T or t0); for the global half always T.
     clip

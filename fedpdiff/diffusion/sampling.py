@@ -37,10 +37,8 @@ def spaced_levels(high: int, low: int, steps: int) -> list[int]:
     """Return ``steps`` levels from ``high`` down, all above ``low``.
 
     They are evenly spaced where the chain goes on below ``low``. Where it ends at the image (``low = 0``)
-    their
-    distance shrinks with the level: the last step returns a posterior mean, which has lost the detail that is
-    finer
-    than the noise of the level it starts from.
+    their distance shrinks with the level: the last step returns a posterior mean, which has lost the detail
+    that is finer than the noise of the level it starts from.
 
     Raises
     ------
@@ -179,8 +177,7 @@ def hand_off(
     upload, _ = reverse(global_half.start, chain.ratio, levels, x, labels, sampler, generator)
     centre = global_half.centre.to(upload)
     # Seen from a level where half of the upload's signal is left: at lower ones an estimate through the
-    # predicted
-    # noise divides by almost nothing.
+    # predicted noise divides by almost nothing.
     level = int((chain.ratio > 0.5).sum())
     noise = randn_tensor(upload.shape, generator=generator, device=upload.device)
     x_t = chain.diffuse(upload, torch.full((len(upload),), level), noise)
