@@ -91,7 +91,7 @@ def hand_off_level(config: RunConfig, t0: int) -> int:
     if config.chain == "continued" and level >= config.diffusion_steps:
         raise ConfigError(
             f"hand-off-margin = {config.hand_off_margin}: with t0 = {t0} it must be below "
-            f"{config.diffusion_steps - t0}, so that the global half has levels above it; lower it, or choose "
+            f"{config.diffusion_steps - t0}, so that the global half has levels above it; lower it or choose "
             "a larger epsilon"
         )
     return level
