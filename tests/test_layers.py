@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "diffusion": [*FOUNDATION, "config"],
     "privacy": [*FOUNDATION, "config"],
     "metrics": [*FOUNDATION, "config"],
+    "attacks": [*FOUNDATION, "config", "data", "diffusion", "privacy"],
     "events": FOUNDATION,
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
