@@ -23,10 +23,16 @@ def tpr_at_fpr(mu: float, fpr: float) -> float:
 
 
 def reidentification(mu: float, candidates: int) -> float:
-    """Return the largest chance to pick the right one of ``candidates`` equally likely images.
+    """Return the largest chance to pick the right one of ``candidates`` equally likely images."""
+    return guessing(mu, 1.0 / candidates)
 
-    All candidates lie within C = (sensitivity / 2) of the ball's centre, so each is at most mu/2 from the
-    release of the centre itself; the trade-off curve is concave, hence the bound on the average (Hayes,
+
+def guessing(mu: float, chance: float) -> float:
+    """Return the largest share of right guesses of anything (class, identity) about a released image.
+
+    ``chance`` is the share of the most common answer. All images lie within C = (sensitivity / 2) of the
+    ball's centre, so each is at most mu/2 from the release of the centre itself, where no guess is right more
+    often than ``chance``; the trade-off curve is concave, hence the bound on the average (after Hayes,
     Mahloujifar & Balle 2023).
     """
-    return float(ndtr(ndtri(1.0 / candidates) + mu / 2))
+    return float(ndtr(ndtri(chance) + mu / 2))
