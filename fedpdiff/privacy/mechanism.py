@@ -8,6 +8,7 @@ integers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,10 +90,10 @@ def _signal(u: NDArray[np.float64], radius: float, alpha_bar_t0: float) -> NDArr
     return m.reshape(u.shape)
 
 
-def release_integers(
-    pixels: ArrayLike, centre: ArrayLike, radius: float, alpha_bar_t0: float, noise: NoiseSource
+def signal_integers(
+    pixels: ArrayLike, centre: ArrayLike, radius: float, alpha_bar_t0: float
 ) -> NDArray[np.int16]:
-    """Return the noisy integers y = saturate(m + round(sigma Z)); each call is one more release.
+    """Return the integer signal m, the clipped, centred images on the grid, before any noise. PRIVATE.
 
     Parameters
     ----------
@@ -100,6 +101,63 @@ def release_integers(
         As for :func:`clip`.
     alpha_bar_t0
         abar after t0 forward steps, in (0, 1).
+
+    Returns
+    -------
+    int16 array of the shape of ``pixels``, in steps of 2^-12, at most 2 sqrt(abar) / step in size (pixels and
+    centre lie in [-1, 1]); every image's L2 norm is at most sqrt(abar) C / step, exactly.
+
+    Raises
+    ------
+    PrivacyError
+        When an argument is out of range.
+    """
+    mu_of(alpha_bar_t0, radius)  # checks both ranges
+    x = np.asarray(pixels)
+    result = np.empty(x.shape, np.int16)
+    for part in _chunks(x.shape):
+        result[part] = _signal(clip(x[part], centre, radius), radius, alpha_bar_t0)
+    return result
+
+
+def noise_sigma(alpha_bar_t0: float) -> float:
+    """Return the standard deviation sqrt(1 - abar) of the noise in grid steps, before its rounding."""
+    return math.sqrt(1 - alpha_bar_t0) / STEP
+
+
+def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Divide the rows into parts whose temporary arrays stay small."""
+    rows = max(1, _CHUNK_VALUES // max(1, math.prod(shape[1:])))
+    return (slice(start, start + rows) for start in range(0, shape[0], rows))
+
+
+def release_with_signal(
+    pixels: ArrayLike, centre: ArrayLike, radius: float, alpha_bar_t0: float, noise: NoiseSource
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Return :func:`release_integers` and, for the health check alone, the PRIVATE signal beneath them.
+
+    Their difference is the noise that was drawn (where nothing saturated), so the second array is as secret
+    as the images: it is never stored, sent or logged.
+    """
+    signal = signal_integers(pixels, centre, radius, alpha_bar_t0)
+    sigma = noise_sigma(alpha_bar_t0)
+    result = np.empty_like(signal)
+    for part in _chunks(signal.shape):
+        m = signal[part]
+        y = m + rounded_gaussian(sigma, m.size, noise).reshape(m.shape)
+        result[part] = np.clip(y, -_SATURATION, _SATURATION)
+    return result, signal
+
+
+def release_integers(
+    pixels: ArrayLike, centre: ArrayLike, radius: float, alpha_bar_t0: float, noise: NoiseSource
+) -> NDArray[np.int16]:
+    """Return the noisy integers y = saturate(m + round(sigma Z)); each call is one more release.
+
+    Parameters
+    ----------
+    pixels, centre, radius, alpha_bar_t0
+        As for :func:`signal_integers`.
     noise
         ``SecureNoise()``; a seeded source only in a simulation that says NOT PRIVATE.
 
@@ -113,16 +171,7 @@ def release_integers(
     PrivacyError
         When an argument is out of range.
     """
-    mu_of(alpha_bar_t0, radius)  # checks both ranges
-    x = np.asarray(pixels)
-    sigma = math.sqrt(1 - alpha_bar_t0) / STEP
-    result = np.empty(x.shape, np.int16)
-    rows = max(1, _CHUNK_VALUES // max(1, math.prod(x.shape[1:])))
-    for start in range(0, len(x), rows):
-        m = _signal(clip(x[start : start + rows], centre, radius), radius, alpha_bar_t0)
-        y = m + rounded_gaussian(sigma, m.size, noise).reshape(m.shape)
-        result[start : start + rows] = np.clip(y, -_SATURATION, _SATURATION)
-    return result
+    return release_with_signal(pixels, centre, radius, alpha_bar_t0, noise)[0]
 
 
 def decode_integers(integers: NDArray[np.int16]) -> NDArray[np.float32]:
