@@ -20,6 +20,8 @@ class NodeConfig(Settings):
         Folder or file with this site's own images; set in deployment only.
     state_dir
         Folder for the release and the personal model; must outlive the process.
+    policy
+        This site's own policy file: what may be asked of its images and what may leave.
     site_name
         Name under which the server and the reports know this site.
     partition_id, num_partitions
@@ -28,6 +30,7 @@ class NodeConfig(Settings):
 
     data_path: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     state_dir: str = setting("", "an absolute path", pattern=_ABSOLUTE)
+    policy: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     site_name: str = setting(
         "",
         "1 to 64 letters, digits, dots, hyphens or underscores, a letter or digit first",
@@ -51,15 +54,19 @@ class NodeConfig(Settings):
     def _deployment_problems(self) -> list[str]:
         return [
             f'{key} = "": must be set together with data-path, in --node-config'
-            for key, value in (("state-dir", self.state_dir), ("site-name", self.site_name))
+            for key, value in (
+                ("state-dir", self.state_dir),
+                ("policy", self.policy),
+                ("site-name", self.site_name),
+            )
             if not value
         ]
 
     def _simulation_problems(self) -> list[str]:
         if self.partition_id is None or self.num_partitions is None:
             return [
-                'data-path = "": must be set for a real client, with state-dir and site-name, as in '
-                '--node-config \'data-path="/data" state-dir="/state" site-name="site-a"\' '
+                'data-path = "": must be set for a real client, with state-dir, policy and site-name, as in '
+                '--node-config \'data-path="/data" state-dir="/state" policy="/policy.toml" site-name="a"\' '
                 "(simulated clients have partition-id and num-partitions from Flower instead)"
             ]
         if self.partition_id >= self.num_partitions:

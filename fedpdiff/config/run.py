@@ -25,6 +25,7 @@ class RunConfig(Settings):
     run_dir: str = setting(
         "", 'an absolute path, or "" for a folder under ~/fedpdiff-runs', pattern=_ABSOLUTE
     )
+    coordinator: str = setting("", 'a name that sites know, or ""', max_length=200)
     clients: int = setting(2, _COUNT, ge=1)
     min_clients: int = setting(2, "a whole number from 1 to clients", ge=1)
     wait_seconds: int = setting(120, _SECONDS, ge=1)

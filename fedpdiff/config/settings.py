@@ -70,6 +70,8 @@ class Settings(BaseModel):
             return str(details["ctx"]["error"]).splitlines()
         key = str(details["loc"][0])
         allowed = cls.model_fields[cls.fields_by_key()[key]].description
+        if details["type"] == "missing":
+            return [f"{key}: is missing; must be {allowed}"]
         return [f"{key} = {show(details['input'])}: must be {allowed}"]
 
     def flat(self) -> dict[str, Value]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import datasets
+
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.data.images import to_labelled_images
+from fedpdiff.data.images import decode_images, to_labelled_images
 from fedpdiff.data.partition import divide
 from fedpdiff.data.source import load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
-from fedpdiff.errors import ConfigError
+from fedpdiff.errors import ConfigError, DataError
 from fedpdiff.types import LabelledImages
 
 
@@ -27,6 +29,10 @@ class ClientData:
         The run's classes in the order of the labels.
     majority, minority
         Classes (label numbers) that the client has many and few images of; see :func:`class_groups`.
+    digests
+        Of the originals of ``train``, in the same order; see :func:`~fedpdiff.data.images.decode_images`.
+    persons
+        Who is shown in each image of ``train``; None where no column says so.
     """
 
     train: LabelledImages
@@ -34,10 +40,19 @@ class ClientData:
     class_names: tuple[str, ...]
     majority: tuple[int, ...]
     minority: tuple[int, ...]
+    digests: tuple[bytes, ...]
+    persons: tuple[str, ...] | None
 
 
-def load_client(config: RunConfig, node: NodeConfig) -> ClientData:
+def load_client(config: RunConfig, node: NodeConfig, person_column: str = "") -> ClientData:
     """Load the images of one client: its partition in simulation, its own ``data-path`` in deployment.
+
+    Parameters
+    ----------
+    config, node
+        Settings of the run and of the client.
+    person_column
+        Column of the data that says who is shown; "" for none.
 
     Raises
     ------
@@ -58,9 +73,34 @@ def load_client(config: RunConfig, node: NodeConfig) -> ClientData:
     else:
         where, source = f'data-path = "{node.data_path}"', load_site(config, node.data_path)
         train, test = split_site(source, config.test_fraction)
-    images = to_labelled_images(train, config, where)
+    images, digests = decode_images(train, config, where)
     majority, minority = class_groups(images.counts(len(source.class_names)))
-    return ClientData(images, to_labelled_images(test, config, where), source.class_names, majority, minority)
+    return ClientData(
+        train=images,
+        test=to_labelled_images(test, config, where),
+        class_names=source.class_names,
+        majority=majority,
+        minority=minority,
+        digests=tuple(digests),
+        persons=_persons(train, person_column, where) if person_column else None,
+    )
+
+
+def _persons(dataset: datasets.Dataset, column: str, where: str) -> tuple[str, ...]:
+    """Return who is shown in each row; every row must say so, or the limit per person would mean nothing."""
+    if column not in dataset.column_names:
+        raise DataError(
+            f'{where}: person-column = "{column}" is not a column of the data; it has: '
+            f"{', '.join(dataset.column_names)}"
+        )
+    persons = tuple("" if value is None else str(value).strip() for value in dataset[column][:])
+    for row, person in zip(dataset["source_row"][:], persons, strict=True):
+        if not person:
+            raise DataError(
+                f'{where}: row {row} (from 0) names nobody in person-column = "{column}"; fill it in, or '
+                "take the row out"
+            )
+    return persons
 
 
 def class_groups(counts: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -21,7 +22,14 @@ BATCH = 256  # encoded images held at a time
 
 
 def to_labelled_images(dataset: datasets.Dataset, config: RunConfig, where: str = "") -> LabelledImages:
-    """Decode images and bring them to the run's channels and size.
+    """Return the images of :func:`decode_images` alone."""
+    return decode_images(dataset, config, where)[0]
+
+
+def decode_images(
+    dataset: datasets.Dataset, config: RunConfig, where: str = ""
+) -> tuple[LabelledImages, list[bytes]]:
+    """Decode images, bring them to the run's channels and size, and tell which original each one is.
 
     The EXIF orientation is applied; 16-bit grey is scaled to 8 bits (x / 257); palettes become RGB;
     transparency is laid over black. ``channels = 1`` takes the luma (ITU-R 601) of colour images,
@@ -40,8 +48,11 @@ def to_labelled_images(dataset: datasets.Dataset, config: RunConfig, where: str 
 
     Returns
     -------
-    LabelledImages
+    images
         uint8, shape (N, channels, image_size, image_size).
+    digests
+        N times 32 bytes: SHA-256 of the original as decoded, before anything is done to it, so that it is the
+        same whatever the settings and the file's name and compression.
 
     Raises
     ------
@@ -52,35 +63,47 @@ def to_labelled_images(dataset: datasets.Dataset, config: RunConfig, where: str 
     size = config.image_size
     colorize = config.data_transform == "colorize"
     images = np.zeros((len(dataset), config.channels, size, size), dtype=np.uint8)
+    digests: list[bytes] = []
     encoded = dataset.cast_column("image", datasets.Image(decode=False))
-    done = 0
     for batch in encoded.iter(batch_size=BATCH):
         for index, row in enumerate(batch["source_row"]):
             try:
-                pixels = _decode(batch["image"][index], 1 if colorize else config.channels, size, config.fit)
+                pixels, digest = _decode(
+                    batch["image"][index], 1 if colorize else config.channels, size, config.fit
+                )
             except DataError as error:
                 raise DataError(f"{where}: the image in row {row} (from 0) {error}") from None
             # A coloured image is its grey values in the channel of its colour, on black.
             channels = batch["colour"][index] if colorize else slice(None)
-            images[done, channels] = pixels[0] if colorize else pixels
-            done += 1
-    return LabelledImages(torch.from_numpy(images), torch.tensor(dataset["label"][:], dtype=torch.int64))
+            images[len(digests), channels] = pixels[0] if colorize else pixels
+            digests.append(digest)
+    labels = torch.tensor(dataset["label"][:], dtype=torch.int64)
+    return LabelledImages(torch.from_numpy(images), labels), digests
 
 
-def _decode(encoded: dict[str, Any] | None, channels: int, size: int, fit: str) -> np.ndarray:
-    """Return one image as uint8 (channels, size, size)."""
+def _decode(encoded: dict[str, Any] | None, channels: int, size: int, fit: str) -> tuple[np.ndarray, bytes]:
+    """Return one image as uint8 (channels, size, size), and the digest of its original."""
     if encoded is None:
         raise DataError("is missing; take the row out")
     try:
         source = encoded["path"] if encoded["bytes"] is None else io.BytesIO(encoded["bytes"])
         with Image.open(source) as opened:
+            digest = _digest(opened)
             image = _scaled(to_mode(ImageOps.exif_transpose(opened), channels), size, fit)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
         raise DataError(f"cannot be decoded ({type(error).__name__}); repair it or take it out") from None
     pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)), digest
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Return the SHA-256 of an image as decoded: mode, size and pixels; of a palette, its colours as well."""
+    pixels = image.tobytes()  # decodes; the palette is known only after it
+    palette = image.palette.tobytes() if image.palette else b""
+    meaning = (image.mode, image.size, image.info.get("transparency"), hashlib.sha256(palette).digest())
+    return hashlib.sha256(repr(meaning).encode() + pixels).digest()
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:

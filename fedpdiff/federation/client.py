@@ -33,7 +33,11 @@ from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.privacy.accountant import epsilon_from_mu
+from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNoise
+from fedpdiff.privacy.policy import Policy
+from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseRequest, ReleaseStore
 from fedpdiff.privacy.wire import encode
 from fedpdiff.runfolder import ClientFolder, RunFolder, write_json
@@ -63,11 +67,15 @@ class ClientTasks:
         self.folder.prepare()
         self.events = EventLog(self.folder.events, self.site)
         use_threads(config.threads)
+        self._site_policy = None if node.simulated else Policy.load(node.policy)
+        if self._site_policy:
+            self._site_policy.check_coordinator(config.coordinator)
 
     @cached_property
     def data(self) -> ClientData:
         """The client's own images."""
-        return load_client(self.config, self.node)
+        column = self._site_policy.person_column if self._site_policy else ""
+        return load_client(self.config, self.node, column)
 
     # -- release ------------------------------------------------------------------------------------------
 
@@ -111,7 +119,7 @@ class ClientTasks:
             When there is no release on disk, or a damaged one.
         """
         agreement = Agreement.load(self.folder.agreement)
-        release = ReleaseStore(self.folder.release).read()  # never made here: one release, however often sent
+        release = self._store(agreement.mechanism).read()  # never made here: one release, however often sent
         size = rows_per_shard(agreement.mechanism)
         rows = slice(number * size, (number + 1) * size)
         labels = np.ascontiguousarray(release.labels[rows], dtype=np.int64)
@@ -134,11 +142,24 @@ class ClientTasks:
             diffusion_steps=mechanism.diffusion_steps,
             delta=mechanism.delta,
             noise=mechanism.noise,
+            preprocessing=_preprocessing(self.config),
+            coordinator=self.config.coordinator,
         )
         noise: NoiseSource = SecureNoise()
         if mechanism.noise == "seeded":  # agreed to by a simulated client only, see check_request
             noise = SeededNoise(self.config.seed, self.site, "release")
-        return ReleaseStore(self.folder.release).get_or_make(request, self.data.train, noise)
+        private = PrivateImages(self.data.train, self.data.digests, self.data.persons)
+        return self._store(mechanism).get_or_make(request, private, noise)
+
+    def _store(self, mechanism: Mechanism) -> ReleaseStore:
+        return ReleaseStore(self.folder.release, self._site_policy or self._simulated_policy(mechanism))
+
+    def _simulated_policy(self, mechanism: Mechanism) -> Policy:
+        """Return the limits of a simulated client: what its run asks for, once."""
+        epsilon = self.config.epsilon or epsilon_from_mu(
+            mu_of(mechanism.alpha_bar, mechanism.clip), mechanism.delta
+        )
+        return Policy.simulation(epsilon, mechanism.delta)
 
     def _manifest(self, mechanism: Mechanism, release: Release) -> ReleaseManifest:
         rows = rows_per_shard(mechanism)
@@ -182,7 +203,7 @@ class ClientTasks:
         """Sample with the received global half and judge the samples.
 
         Samples and scores come from private images, outside the guarantee: they are written to the client's
-        own folder, and only a simulated client returns its scores.
+        own folder, and a real site returns its scores only if its policy says so.
         """
         started = time.monotonic()
         trainer = self._trainer()
@@ -195,7 +216,8 @@ class ClientTasks:
             metrics = self._judge(samples, _with_prefix(arrays, "features/"))
         write_json(self.folder.scores, metrics)
         report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
-        return report, metrics if self.node.simulated else {}
+        may_leave = self._site_policy is None or self._site_policy.metrics_may_leave
+        return report, metrics if may_leave else {}
 
     def _draw(self, global_half: Denoiser, progress: Progress) -> dict[str, LabelledImages]:
         device = global_half.device
@@ -254,6 +276,12 @@ class ClientTasks:
 
 def _mechanism_of(instruction: ReleaseInstruction) -> Mechanism:
     return Mechanism(**{key: getattr(instruction, key) for key in Mechanism.model_fields})
+
+
+def _preprocessing(config: RunConfig) -> str:
+    """Return, in words, what turns an original into pixels; its size and channels are those of the centre."""
+    painted = f", colours of seed {config.seed}" if config.data_transform == "colorize" else ""
+    return f"fit = {config.fit}{painted}"
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:

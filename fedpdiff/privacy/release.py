@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from numpy.typing import NDArray
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.gaussian_noise import NoiseSource
 from fedpdiff.privacy.mechanism import release_integers
+from fedpdiff.privacy.policy import Policy
+from fedpdiff.privacy.private import PrivateImages
+from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.privacy.statement import privacy_statement
 
 if TYPE_CHECKING:
@@ -41,52 +44,6 @@ FORMAT = "fedpdiff-release/1"
 MECHANISM = "clip to L2 norm C around the centre; round toward zero to a grid of 2^-12; add round(sigma Z)"
 NOT_PRIVATE = "NOT PRIVATE: seeded noise, for simulation only"
 _UNFINISHED = ".unfinished-"
-
-
-@dataclass(frozen=True, eq=False)
-class ReleaseRequest:
-    """Everything that decides what a release is, except the images.
-
-    Parameters
-    ----------
-    t0
-        Number of forward steps, at least 1.
-    alpha_bar
-        abar after t0 steps; the noise is made from this number.
-    clip
-        C in pixel units.
-    centre
-        float32, shape (C, H, W), in [-1, 1]; public.
-    schedule, diffusion_steps
-        Name and length T of the noise schedule.
-    delta
-        At which epsilon is stated.
-    noise
-        ``secure`` or, in simulation, ``seeded``.
-    """
-
-    t0: int
-    alpha_bar: float
-    clip: float
-    centre: NDArray[np.float32]
-    schedule: str
-    diffusion_steps: int
-    delta: float
-    noise: Literal["secure", "seeded"]
-
-    def settings(self) -> dict[str, Any]:
-        """Return the request as JSON values, the centre by its hash."""
-        centre = np.ascontiguousarray(self.centre, np.float32)
-        return {
-            "t0": int(self.t0),
-            "alpha_bar": float(self.alpha_bar),
-            "clip": float(self.clip),
-            "centre_sha256": hashlib.sha256(repr(centre.shape).encode() + centre.tobytes()).hexdigest(),
-            "schedule": self.schedule,
-            "diffusion_steps": self.diffusion_steps,
-            "delta": self.delta,
-            "noise": self.noise,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +58,14 @@ class Release:
         int64, shape (N,), in the same order.
     manifest
         What may be told about it.
+    certificate
+        What it guarantees, in full; None for seeded noise.
     """
 
     integers: NDArray[np.int16]
     labels: NDArray[np.int64]
     manifest: dict[str, Any]
+    certificate: dict[str, Any] | None
 
 
 class ReleaseStore:
@@ -115,16 +75,19 @@ class ReleaseStore:
     ----------
     folder
         Made if missing, readable by its owner only.
+    policy
+        The client's limits; they bind every request.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Make the folder and its secret."""
+    def __init__(self, folder: str | os.PathLike[str], policy: Policy) -> None:
+        """Make the folder."""
+        self.policy = policy
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         self._release = self.folder / "release"
 
-    def get_or_make(self, request: ReleaseRequest, images: LabelledImages, noise: NoiseSource) -> Release:
+    def get_or_make(self, request: ReleaseRequest, private: PrivateImages, noise: NoiseSource) -> Release:
         """Return the release of these images: the one on disk, or a new one if there is none yet.
 
         Raises
@@ -136,6 +99,8 @@ class ReleaseStore:
         """
         if noise.kind != request.noise or noise.private != (request.noise == "secure"):
             raise PrivacyError(f"release-noise is {request.noise!r}, but the noise source is {noise.kind!r}")
+        self.policy.check_request(request)
+        images = private.images.select(_as_index(private.first_of_each()))
         with self._locked():
             self._remove_unfinished()
             wanted = request.settings() | {"images": self._fingerprint(images)}
@@ -246,7 +211,7 @@ class ReleaseStore:
                 "the release on disk is damaged: its bytes do not match its manifest. Restore it "
                 "from a backup; making it again would be a second release"
             )
-        return Release(integers, labels, manifest)
+        return Release(integers, labels, manifest, None)
 
 
 def _manifest(
