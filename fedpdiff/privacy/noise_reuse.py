@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-_PLACES = 1 << 17  # at most about so many places are hashed
+_PLACES = 1 << 16  # at most about so many places are hashed
 _STEP = 1 << 18  # values looked at at a time
 _CANDIDATES = 100  # pairs of equal hashes that are compared in full
 
