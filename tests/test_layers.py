@@ -29,11 +29,11 @@ MAY_IMPORT: dict[str, list[str]] = {
 }
 LIBRARY = list(MAY_IMPORT)
 MAY_IMPORT |= {
-    "report": [*FOUNDATION, "events", "results", "runfolder"],
+    "report": [*FOUNDATION, "privacy", "events", "results", "runfolder"],
     "federation": LIBRARY,
     "records": ["errors", "federation"],
     "simulation": ["errors", "config", "events", "results", "runfolder", "report"],
-    "cli": [*LIBRARY, "report", "simulation"],
+    "cli": [*LIBRARY, "federation", "report", "simulation"],
     "__init__": ["diffusion"],
     "__main__": ["cli"],
 }

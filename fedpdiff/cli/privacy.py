@@ -6,10 +6,10 @@ import argparse
 import json
 from typing import Any
 
+from fedpdiff.cli import frontier
 from fedpdiff.errors import ConfigError
 
-_NEARLY_EMPTY = 20.0  # the likelihood ratio may then reach e^20
-_LARGE_DELTA = 1e-4
+_DEFAULTS: dict[str, Any] = {"delta": 1e-5, "clip": 10.0, "schedule": "linear", "steps": 1000}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,16 +24,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--epsilon", type=float, metavar="E", help="budget; finds the smallest t0 that keeps it"
     )
     level.add_argument("--t0", type=int, metavar="N", help="number of forward steps")
-    parser.add_argument("--delta", type=float, default=1e-5, help="default 1e-5")
-    parser.add_argument(
-        "--clip", type=float, default=10.0, help="radius C in pixel units ([-1, 1]); default 10"
+    level.add_argument(
+        "--frontier",
+        action="store_true",
+        help="compare budgets for a data set: signal left, what attacks can reach, measured quality",
     )
-    parser.add_argument("--schedule", choices=("linear", "cosine"), default="linear", help="default linear")
-    parser.add_argument("--steps", type=int, default=1000, help="T, steps of the whole chain; default 1000")
+    parser.add_argument("--delta", type=float, help="default 1e-5")
+    parser.add_argument(
+        "--clip",
+        type=float,
+        help="radius C in pixel units ([-1, 1]); default 10 (--frontier: as clip-rule says)",
+    )
+    parser.add_argument("--schedule", choices=("linear", "cosine"), help="default linear")
+    parser.add_argument("--steps", type=int, help="T, steps of the whole chain; default 1000")
     parser.add_argument(
         "--per-pixel", type=float, metavar="BOUND", help="add the figure for one pixel in [-BOUND, BOUND]"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    frontier.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,12 +53,32 @@ def run(args: argparse.Namespace) -> int:
     ConfigError, PrivacyError
         When a number is out of range or the schedule cannot reach the budget.
     """
+    _refuse_mixed(args)
+    if args.frontier:
+        return frontier.run(args)
+    for name, value in _DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     statement = _statement(args)
     if args.json:
         print(json.dumps(statement, indent=2))
     else:
         print(_table(statement, args.steps))
     return 0
+
+
+def _refuse_mixed(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    if args.frontier and args.per_pixel is not None:
+        raise ConfigError(
+            "--per-pixel does not go with --frontier, whose unit is one image; give --epsilon or --t0"
+        )
+    if not args.frontier:
+        given = [option for option, name in frontier.OPTIONS.items() if getattr(args, name) is not None]
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)}: only with --frontier; add it and leave out --epsilon and --t0"
+            )
 
 
 def _statement(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,16 +146,7 @@ def _per_pixel_lines(statement: dict[str, Any]) -> list[str]:
 
 
 def _warnings(statement: dict[str, Any]) -> list[str]:
-    lines = []
-    if statement["epsilon"] > _NEARLY_EMPTY:
-        lines += [
-            "",
-            f"Warning: epsilon {statement['epsilon']:g} is above {_NEARLY_EMPTY:g}: as a worst-case "
-            "guarantee for one image it is nearly empty.",
-        ]
-    if statement["delta"] > _LARGE_DELTA:
-        lines += [
-            "",
-            f"Warning: delta {statement['delta']:g} is large: keep it below 1 / (10 x number of images).",
-        ]
-    return lines
+    from fedpdiff.privacy.cautions import budget_cautions
+
+    cautions = budget_cautions(statement["epsilon"], statement["delta"])
+    return [line for caution in cautions for line in ("", str(caution))]

@@ -48,6 +48,19 @@ class Agreement:
             raise MessageError(f"no release was agreed on before this request ({error})") from error
 
 
+def public_ball(config: RunConfig, public: LabelledImages) -> tuple[NDArray[np.float32], float]:
+    """Return the centre, float32 (C, H, W), and the radius C of the ball that images are clipped to.
+
+    Raises
+    ------
+    PrivacyError
+        When a public rule has no public images.
+    """
+    pixels = public.pixels().numpy() if len(public) else None
+    centre = choose_centre(config.centre, pixels, config.image_shape)
+    return centre, choose_radius(config.clip_rule, config.clip, pixels, centre)
+
+
 def propose(config: RunConfig, public: LabelledImages) -> Agreement:
     """Derive the mechanism from the settings and the public images.
 
@@ -59,9 +72,7 @@ def propose(config: RunConfig, public: LabelledImages) -> Agreement:
     PrivacyError
         When a public rule has no public images, or no t0 reaches the budget.
     """
-    pixels = public.pixels().numpy() if len(public) else None
-    centre = choose_centre(config.centre, pixels, config.image_shape)
-    clip = choose_radius(config.clip_rule, config.clip, pixels, centre)
+    centre, clip = public_ball(config, public)
     schedule = NoiseSchedule(config.schedule, config.diffusion_steps)
     t0 = config.t0 or smallest_t0(schedule.alpha_bar, clip, config.epsilon, config.delta)
     hand_off_level(config, t0)

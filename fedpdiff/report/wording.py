@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from fedpdiff.privacy.cautions import EMPTY_EPSILON
 from fedpdiff.results import Group, Method
 
 GROUPS: tuple[Group, ...] = ("minority", "majority")
@@ -14,8 +15,7 @@ METHODS: dict[Method, str] = {
     "centralised": "centralised",
     "real": "real floor",
 }
-# Above this a worst-case guarantee says little, and tables and page say so.
-LARGE_EPSILON = 20.0
+LARGE_EPSILON = EMPTY_EPSILON
 NO_NUMBER = "–"
 
 
