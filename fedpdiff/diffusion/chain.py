@@ -109,6 +109,14 @@ class Chain:
         abar, ratio = (_per_image(c[t.cpu()], x_t) for c in (self.alpha_bar, self.ratio))
         return (x_t - (1 - abar) / (1 - ratio).sqrt() * output) / abar.sqrt()
 
+    def noise_from_output(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the network's estimate of E[e | x_t], the noise between the start image and x_t."""
+        if self.objective == "noise":
+            return output
+        ratio = _per_image(self.ratio[t.cpu()], x_t)
+        rest = _per_image(1 - self.ratio[t.cpu()], x_t)  # subtracted in double precision: r is close to 1
+        return (x_t - ratio.sqrt() * self.start_from_output(output, x_t, t)) / rest.sqrt()
+
     def start_from_output(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return the network's estimate of E[y | x_t], the start image (what the nested sampler makes)."""
         if self.objective == "ambient":

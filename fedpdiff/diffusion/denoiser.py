@@ -134,6 +134,11 @@ class Denoiser(torch.nn.Module):
         levels = torch.full((len(x_t),), t)
         return self.chain.start_from_output(self._output(x_t, t, labels), x_t, levels)
 
+    def noise(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """Return E[e | x_t], the noise that diffused the start image to x_t, in this half's own frame."""
+        levels = torch.full((len(x_t),), t)
+        return self.chain.noise_from_output(self._output(x_t, t, labels), x_t, levels)
+
     def _output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
         clipped = self.config.clip_flag_switch * self.config.t0 < t <= self.config.t0

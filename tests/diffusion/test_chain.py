@@ -145,14 +145,16 @@ def test_the_best_possible_output_has_the_least_loss(name: str, t: int, gaussian
 
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("t", [301, 400, 990])
-def test_outputs_stand_for_the_clean_and_the_start_image(name: str, t: int, gaussian: Any) -> None:
+def test_outputs_stand_for_the_clean_image_the_start_image_and_the_noise(name: str, t: int, gaussian: Any) -> None:
     chain = CHAINS[name]
     x = 1.5 * torch.randn(50, 1, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     best, t_all = optimum(chain, gaussian, x, t), levels(t, len(x))
     clean = gaussian.expected(x, float(chain.alpha_bar[t]))
     start = gaussian.noisy(chain.start).expected(x, float(chain.ratio[t]))
     torch.testing.assert_close(chain.clean_from_output(best, x, t_all), clean, atol=1e-5, rtol=0)
+    noise = gaussian.noisy(chain.start).expected_noise(x, float(chain.ratio[t]))
     torch.testing.assert_close(chain.start_from_output(best, x, t_all), start, atol=1e-5, rtol=0)
+    torch.testing.assert_close(chain.noise_from_output(best, x, t_all), noise, atol=1e-5, rtol=0)
 
 
 def test_each_image_has_its_own_level() -> None:
