@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-FOUNDATION = ["errors", "rng", "types"]
+FOUNDATION = ["errors", "rng", "types", "schedule"]
 # Each part of the library, from the bottom up, with the parts it may import.
 MAY_IMPORT: dict[str, list[str]] = {
     "errors": [],
     "rng": [],
     "types": ["errors"],
+    "schedule": ["errors"],
     "fingerprint": [],
     "config": FOUNDATION,
     "data": [*FOUNDATION, "config"],

@@ -8,8 +8,10 @@ from fedpdiff.privacy import ceilings
 from fedpdiff.privacy.accountant import epsilon_from_mu, round_up, theorem_5_1_epsilon
 from fedpdiff.privacy.calibration import mu_of
 
-UNIT = "one image"
-ADJACENCY = "replace-one"
+UNIT = "the pixels of one image"
+ADJACENCY = (
+    "replace-one: an image's pixels replaced by any others, its label and the number of images unchanged"
+)
 
 
 def attack_ceilings(mu: float) -> dict[str, float]:

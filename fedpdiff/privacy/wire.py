@@ -96,6 +96,13 @@ def encoded_size(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
+def codes(integers: NDArray[np.int16], bits: int) -> NDArray[np.uint8]:
+    """Round a release to ``bits`` per value; one byte per value, shape (size,), for :func:`encode` to pack."""
+    if integers.dtype != np.int16:
+        raise PrivacyError(f"only the int16 integers of a release are encoded, not {integers.dtype}")
+    return _codes(bits)[np.ascontiguousarray(integers).reshape(-1).view(np.uint16)]
+
+
 def encode(integers: NDArray[np.int16], bits: int) -> NDArray[np.uint8]:
     """Round a release to ``bits`` per value and pack it.
 
@@ -110,17 +117,23 @@ def encode(integers: NDArray[np.int16], bits: int) -> NDArray[np.uint8]:
     -------
     uint8 array of shape (ceil(size * bits / 8),)
     """
-    if integers.dtype != np.int16:
-        raise PrivacyError(f"only the int16 integers of a release are encoded, not {integers.dtype}")
-    codes = _codes(bits)[np.ascontiguousarray(integers).reshape(-1).view(np.uint16)]
+    unpacked = codes(integers, bits)
     if bits == 8:
-        return codes
+        return unpacked
     per_byte = 8 // bits
-    codes = np.pad(codes, (0, -len(codes) % per_byte)).reshape(-1, per_byte)
-    packed = codes[:, 0].copy()
+    places = np.pad(unpacked, (0, -len(unpacked) % per_byte)).reshape(-1, per_byte)
+    packed = places[:, 0].copy()
     for place in range(1, per_byte):
-        packed |= codes[:, place] << np.uint8(place * bits)
+        packed |= places[:, place] << np.uint8(place * bits)
     return packed
+
+
+def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
+    """Return the ``count`` codes, one per byte, that :func:`encode` packed."""
+    if bits == 8:
+        return packed[:count]
+    places = (packed[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8(2**bits - 1)
+    return places.reshape(-1)[:count]
 
 
 def decode(packed: NDArray[np.uint8], bits: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
