@@ -114,26 +114,25 @@ class Policy(Settings):
             Naming the limit.
         """
         self.check_coordinator(request.coordinator)
-        if request.schedule not in self.schedules:
-            raise PrivacyError(
-                f'schedule = "{request.schedule}" is not among the schedules of this site\'s policy '
-                f"({', '.join(self.schedules)}); {_NOTHING}"
-            )
-        if not 0 < request.delta <= self.delta:  # a NaN fails this comparison as well
-            raise PrivacyError(
-                f"delta = {request.delta:g} is above the delta = {self.delta:g} of this site's policy; "
-                f"{_NOTHING}"
-            )
-        self.check_spent(request.mu, request.delta)
+        self.check_spent(request.schedule, request.mu, request.delta)
 
-    def check_spent(self, mu: float, delta: float) -> None:
-        """Refuse when an image's noisings, of ``mu`` together, exceed the ceiling.
+    def check_spent(self, schedule: str, mu: float, delta: float) -> None:
+        """Refuse a release on whose images ``mu`` was spent, by all noisings together.
 
         Raises
         ------
         PrivacyError
             Naming the limit.
         """
+        if schedule not in self.schedules:
+            raise PrivacyError(
+                f'schedule = "{schedule}" is not among the schedules of this site\'s policy '
+                f"({', '.join(self.schedules)}); {_NOTHING}"
+            )
+        if not 0 < delta <= self.delta:  # a NaN fails this comparison as well
+            raise PrivacyError(
+                f"delta = {delta:g} is above the delta = {self.delta:g} of this site's policy; {_NOTHING}"
+            )
         epsilon = epsilon_from_mu(mu, delta) if mu < _ENDLESS else math.inf
         if not epsilon <= self.epsilon:
             raise PrivacyError(

@@ -1,0 +1,67 @@
+"""The tables of a ledger, and the triggers that let them only grow."""
+
+from __future__ import annotations
+
+FORMAT = "fedpdiff-ledger/1"
+
+# An image and a person are known by keys alone (HMAC under the site's secret). Integers are what was or may
+# be sent; where the health check failed there are none, but the noising was drawn and is charged.
+_TABLES = {
+    "site": """
+        format TEXT NOT NULL, secret_check BLOB NOT NULL, created TEXT NOT NULL""",
+    "settings": """
+        id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE""",
+    "batches": """
+        id INTEGER PRIMARY KEY, settings INTEGER NOT NULL REFERENCES settings,
+        mu REAL NOT NULL CHECK (mu > 0), coordinator TEXT NOT NULL, time TEXT NOT NULL,
+        software TEXT NOT NULL, healthy INTEGER NOT NULL CHECK (healthy IN (0, 1)), health TEXT NOT NULL""",
+    "accepted": """
+        batch INTEGER PRIMARY KEY REFERENCES batches, time TEXT NOT NULL""",
+    "images": """
+        id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE CHECK (length(key) = 32)""",
+    "shown": """
+        image INTEGER NOT NULL REFERENCES images, person BLOB NOT NULL CHECK (length(person) = 32),
+        PRIMARY KEY (image, person)""",
+    "noisings": """
+        id INTEGER PRIMARY KEY, image INTEGER NOT NULL REFERENCES images,
+        settings INTEGER NOT NULL REFERENCES settings, batch INTEGER NOT NULL REFERENCES batches,
+        position INTEGER, sha256 BLOB, integers BLOB,
+        CHECK ((integers IS NULL) = (sha256 IS NULL) AND (integers IS NULL) = (position IS NULL))""",
+    "releases": """
+        id INTEGER PRIMARY KEY, settings INTEGER NOT NULL REFERENCES settings, delta REAL NOT NULL,
+        members BLOB NOT NULL, duplicates INTEGER NOT NULL, sha256 TEXT NOT NULL, labels_sha256 TEXT NOT NULL,
+        time TEXT NOT NULL, software TEXT NOT NULL, UNIQUE (settings, delta, members, duplicates)""",
+    "members": """
+        release INTEGER NOT NULL REFERENCES releases, image INTEGER NOT NULL REFERENCES images,
+        label INTEGER NOT NULL, PRIMARY KEY (release, image)""",
+}
+_WITHOUT_ROWID = ("shown", "members")
+_INDICES = """
+    -- Whatever the code does: one noising of an image per settings that is ever sent.
+    CREATE UNIQUE INDEX one_noising ON noisings (image, settings) WHERE integers IS NOT NULL;
+    CREATE INDEX charges ON noisings (image, batch);
+    CREATE INDEX shown_persons ON shown (person);
+"""
+
+
+def schema() -> str:
+    """Return the SQL that makes an empty ledger."""
+    statements = []
+    for table, columns in _TABLES.items():
+        suffix = " WITHOUT ROWID" if table in _WITHOUT_ROWID else ""
+        statements.append(f"CREATE TABLE {table} ({columns}){suffix};")
+        for action in ("UPDATE", "DELETE"):
+            statements.append(
+                f"CREATE TRIGGER no_{action.lower()}_{table} BEFORE {action} ON {table} "
+                "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;"
+            )
+    return "\n".join([*statements, _INDICES])
+
+
+# What one request is about, for the time of one connection: row in the data set, key and person, label;
+# the image's number in the ledger, and its noising under the requested settings, once there is one.
+WANTED = """
+    CREATE TEMP TABLE wanted (
+        row INTEGER PRIMARY KEY, key BLOB NOT NULL, label INTEGER NOT NULL, person BLOB,
+        image INTEGER, noising INTEGER)
+"""

@@ -1,0 +1,56 @@
+"""What may be told about a release: mechanism, settings, counts, hashes, and what it guarantees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpdiff.privacy.ledger_entries import StoredRelease
+from fedpdiff.privacy.statement import privacy_statement
+
+FORMAT = "fedpdiff-release/2"
+MECHANISM = "clip to L2 norm C around the centre; round toward zero to a grid of 2^-12; add round(sigma Z)"
+NOT_PRIVATE = "NOT PRIVATE: seeded noise, for simulation only"
+
+
+def matches(release: StoredRelease, manifest: dict[str, Any]) -> bool:
+    """Return whether a manifest is that of a release in the ledger."""
+    mine = (release.sha256, release.labels_sha256, release.delta, release.duplicates, release.time)
+    keys = ("sha256", "labels_sha256", "delta", "duplicates_dropped", "created")
+    return mine == tuple(manifest.get(key) for key in keys)
+
+
+def make_manifest(
+    release: StoredRelease, settings: dict[str, Any], labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return what may be told about a release.
+
+    Parameters
+    ----------
+    release
+        From the ledger.
+    settings
+        Its settings, read.
+    labels
+        Of its rows.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    manifest = {
+        "format": FORMAT,
+        "mechanism": MECHANISM,
+        **settings,
+        "delta": release.delta,
+        "privacy": privacy_statement(
+            settings["alpha_bar"], settings["clip"], release.delta, settings["t0"], settings["schedule"]
+        ),
+        "shape": [len(labels), *settings["image_shape"]],
+        "class_counts": {str(label): int(count) for label, count in zip(classes, counts, strict=True)},
+        "duplicates_dropped": release.duplicates,
+        "sha256": release.sha256,
+        "labels_sha256": release.labels_sha256,
+        "created": release.time,
+        "software": release.software,
+    }
+    return manifest if settings["noise"] == "secure" else {"stamp": NOT_PRIVATE, **manifest}

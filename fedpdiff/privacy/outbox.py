@@ -1,0 +1,111 @@
+"""What may be sent: one release, written whole from the ledger, made again whenever it is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpdiff.errors import PrivacyError
+from fedpdiff.privacy.disk import UNFINISHED, new_file, sync_folder, write_new
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """A release on disk.
+
+    Parameters
+    ----------
+    integers
+        int16, shape (N, C, H, W), memory-mapped, read-only, rows in random order.
+    labels
+        int64, shape (N,), in the same order.
+    manifest
+        What may be told about it.
+    certificate
+        What it guarantees, in full; None for seeded noise.
+    """
+
+    integers: NDArray[np.int16]
+    labels: NDArray[np.int64]
+    manifest: dict[str, Any]
+    certificate: dict[str, Any] | None
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+class Outbox:
+    """The folder ``outbox`` of a release store; the caller holds the store's lock.
+
+    Parameters
+    ----------
+    root
+        The store's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path = root / "outbox"
+
+    def read(self) -> Release:
+        """Return what is there.
+
+        Raises
+        ------
+        PrivacyError
+            When something is missing or damaged.
+        """
+        try:
+            manifest = json.loads((self._path / "manifest.json").read_text("utf-8"))
+            integers = np.load(self._path / "release.npy", mmap_mode="r", allow_pickle=False)
+            labels = np.load(self._path / "labels.npy", allow_pickle=False)
+            path = self._path / "certificate.json"
+            certificate = json.loads(path.read_text("utf-8")) if path.exists() else None
+            right = manifest["sha256"] == _sha256(integers) and manifest["labels_sha256"] == _sha256(labels)
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise PrivacyError(f"the outbox cannot be read ({type(error).__name__})") from error
+        if not right or integers.dtype != np.int16 or list(integers.shape) != manifest.get("shape"):
+            raise PrivacyError("the outbox is damaged: its bytes do not match its manifest")
+        return Release(integers, labels, manifest, certificate)
+
+    def write(
+        self,
+        manifest: dict[str, Any],
+        certificate: dict[str, Any] | None,
+        integers: Iterable[bytes],
+        labels: NDArray[np.int64],
+    ) -> None:
+        """Replace the outbox, whole or not at all; ``integers`` are taken one image at a time."""
+        unfinished = self._root / f"{UNFINISHED}{secrets.token_hex(8)}"
+        unfinished.mkdir(mode=0o700)
+        with new_file(unfinished / "release.npy") as file:
+            header = {"descr": "<i2", "fortran_order": False, "shape": tuple(manifest["shape"])}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.writelines(integers)
+        with new_file(unfinished / "labels.npy") as file:
+            np.save(file, labels)
+        for name, value in (("manifest.json", manifest), ("certificate.json", certificate)):
+            if value is not None:
+                write_new(unfinished / name, _json(value))
+        sync_folder(unfinished)
+        # A crash between these two leaves no outbox: it is made again.
+        if self._path.exists():
+            self._path.rename(self._root / f"{UNFINISHED}{secrets.token_hex(8)}")
+        unfinished.rename(self._path)
+        sync_folder(self._root)
+        for old in self._root.glob(UNFINISHED + "*"):
+            shutil.rmtree(old)
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data.cast("B")).hexdigest()
