@@ -33,6 +33,7 @@ class RunFolder:
         self.centralised = root / "server" / "centralised"
         self.centralised_checkpoint = root / "server" / "centralised-checkpoint.safetensors"
         self.features = root / "server" / "features"
+        self.privacy = root / "privacy.json"
         self.error = root / "error.txt"
 
     @classmethod
@@ -60,6 +61,7 @@ class RunFolder:
         for left_over in (self.root / "server" / "spool", self.events):
             shutil.rmtree(left_over, ignore_errors=True)
         self.error.unlink(missing_ok=True)
+        self.privacy.unlink(missing_ok=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())
 

@@ -46,7 +46,11 @@ def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results
         seconds=dict(strategy.seconds),
         participants=[site.name for site in sites],
         refused=strategy.participants.refused,
-        notes=[_LOCAL_SEPARATE if config.personal_levels == "below-t0" else _LOCAL_SAME],
+        notes=[
+            _LOCAL_SEPARATE if config.personal_levels == "below-t0" else _LOCAL_SAME,
+            # Tables and page say themselves what a large epsilon and seeded noise mean.
+            *(str(caution) for caution in strategy.cautions if caution.subject in ("delta", "ball")),
+        ],
     )
 
 

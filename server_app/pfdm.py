@@ -27,6 +27,7 @@ from fedpdiff.federation.server import ServerTasks
 from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.metrics.features import FeatureNetwork
+from fedpdiff.privacy.cautions import Caution
 from fedpdiff.records import array_record, pack, unpack
 from server_app.exchange import Exchange, Pending
 from server_app.participants import Participants, Site
@@ -50,6 +51,8 @@ class PFDM(Strategy):
         Who takes part and who was left out.
     features
         The classifier that metrics rest on; none in a deployment without public images.
+    cautions
+        What speaks against the privacy that this run gives, as it was logged.
     seconds
         Wall time of each phase.
     """
@@ -59,6 +62,7 @@ class PFDM(Strategy):
         self.tasks = tasks
         self.participants = Participants(config.min_clients)
         self.features: FeatureNetwork | None = None
+        self.cautions: list[Caution] = []
         self.seconds: dict[str, float] = {}
         self._fingerprint = code_fingerprint()
 
@@ -74,6 +78,14 @@ class PFDM(Strategy):
             mechanism.clip,
             mechanism.wire_bits,
         )
+        self._caution()
+
+    def _caution(self, images: int | None = None) -> None:
+        """Log what speaks against this run's privacy, each thing once."""
+        for caution in self.tasks.state_privacy(images):
+            if caution not in self.cautions:
+                log.warning("%s", caution)
+                self.cautions.append(caution)
 
     def start(  # type: ignore[override]  # PFDM has one round and no initial arrays
         self, grid: Grid, timeout: float | None = None, beside: Callable[[], None] | None = None
@@ -146,6 +158,7 @@ class PFDM(Strategy):
                 self.participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
                 spool.create()
         self.participants.require_enough()
+        self._caution(max(site.manifest.images for site in self.participants.sites.values()))
 
     def _collect_shards(self, exchange: Exchange, seconds: float) -> None:
         """Collect shard after shard from all sites at once, so that memory holds one shard at a time."""

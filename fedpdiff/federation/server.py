@@ -22,9 +22,11 @@ from fedpdiff.federation.spool import Spool
 from fedpdiff.metrics.feature_training import cached_feature_network
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.privacy.cautions import Caution, run_cautions
+from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import GroupScores
 from fedpdiff.rng import numpy_generator
-from fedpdiff.runfolder import RunFolder
+from fedpdiff.runfolder import RunFolder, write_json
 from fedpdiff.types import LabelledImages, concatenate
 
 FEATURE_CACHE = Path.home() / ".cache" / "fedpdiff" / "features"
@@ -67,6 +69,28 @@ class ServerTasks:
         """Trains the server's networks."""
         agreement = self.agreement
         return Trainer(self.config, agreement.mechanism, agreement.centre, self.class_names)
+
+    def state_privacy(self, images: int | None = None) -> list[Caution]:
+        """Write what this run gives each image, and what speaks against it, to ``privacy.json``.
+
+        Parameters
+        ----------
+        images
+            Images of the client that has most, once they are known.
+
+        Returns
+        -------
+        list of Caution
+            What speaks against it.
+        """
+        mechanism = self.agreement.mechanism
+        statement = privacy_statement(
+            mechanism.alpha_bar, mechanism.clip, mechanism.delta, mechanism.t0, mechanism.schedule
+        )
+        cautions = run_cautions(self.config, statement["epsilon"], images)
+        lines = [str(caution) for caution in cautions]
+        write_json(self.folder.privacy, {"statement": statement, "images": images, "cautions": lines})
+        return cautions
 
     def check(self) -> None:
         """Build what settings can still get wrong, before any client is asked for its one release.

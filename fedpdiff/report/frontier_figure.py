@@ -86,7 +86,7 @@ def _ceilings(axes: Axes, line: list[dict[str, Any]], rows: list[dict[str, Any]]
     axes.set_ylim(0, 1.42)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     axes.legend(frameon=False, fontsize=7, loc="upper left", borderaxespad=0.1)
-    _title(axes, "No attack on an upload exceeds", "ceilings for the worst pair of images")
+    _title(axes, "No attack on an upload exceeds", "ceilings that follow from mu alone")
 
 
 def _distances(axes: Axes, line: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
@@ -97,12 +97,21 @@ def _distances(axes: Axes, line: list[dict[str, Any]], rows: list[dict[str, Any]
             continue
         axes.plot(*zip(*known, strict=True), marker=marker, ms=4.5, lw=1.2, color=COLOURS[method],
                   label=METHODS[method])  # fmt: skip
-        for x, y in known:
-            axes.annotate(number(y), (x, y), (0, 6), textcoords="offset points", ha="center", size=7,
-                          color=INK)  # fmt: skip
+        for row in rows:
+            _label(axes, row, method)
     axes.set_ylim(0, 1.25 * max(frontier_distance(row, m) or 0 for row in rows for m in _MARKERS))
     axes.legend(frameon=False, fontsize=7.5, loc="lower left")
     _title(axes, "Minority classes, measured", "Frechet distance, lower is better")
+
+
+def _label(axes: Axes, row: dict[str, Any], method: Method) -> None:
+    """Write a distance above its point, or below it where the other method's stands above."""
+    value = frontier_distance(row, method)
+    others = [frontier_distance(row, other) for other in _MARKERS if other != method]
+    if value is not None:
+        below = any(other is not None and other > value for other in others)
+        axes.annotate(number(value), (row["epsilon"], value), (0, -12 if below else 6),
+                      textcoords="offset points", ha="center", size=7, color=INK)  # fmt: skip
 
 
 def _title(axes: Axes, title: str, second: str) -> None:

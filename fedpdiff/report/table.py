@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fedpdiff.report.wording import GROUPS, LARGE_EPSILON, METHODS, duration, epsilon, number, percent, size
 from fedpdiff.results import ClientResults, Group, GroupScores, Method, Results
@@ -56,16 +57,20 @@ def privacy_line(results: Results) -> str:
     """Return the privacy statement in one line, with its unit and what weakens it."""
     if results.release_noise == "seeded":
         return "NOT PRIVATE: the release noise was seeded, so whoever knows the seed can remove it."
-    privacy = results.privacy
-    if privacy.get("epsilon") is None:
+    if results.privacy.get("epsilon") is None:
         return "Privacy: no finite epsilon is stated."
+    line = statement_line(results.privacy)
+    if results.privacy["epsilon"] > LARGE_EPSILON:
+        line += " So large an epsilon is a weak worst-case guarantee."
+    return line
+
+
+def statement_line(privacy: dict[str, Any]) -> str:
+    """Return the numbers of a privacy statement in one line, with their unit."""
     line = f"Privacy: epsilon = {epsilon(privacy['epsilon'])} at delta = {privacy.get('delta')}, exact"
     if privacy.get("epsilon_theorem_5_1") is not None:
         line += f" (Theorem 5.1: {epsilon(privacy['epsilon_theorem_5_1'])})"
-    line += ", per image (one image replaced by any other)."
-    if privacy["epsilon"] > LARGE_EPSILON:
-        line += " So large an epsilon is a weak worst-case guarantee."
-    return line
+    return line + ", per image (one image replaced by any other)."
 
 
 def gap_line(results: Results) -> str:

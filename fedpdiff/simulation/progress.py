@@ -45,6 +45,9 @@ class Display(Protocol):
     def show(self, event: Event) -> None:
         """Show one event."""
 
+    def say(self, text: str) -> None:
+        """Print a line above the progress."""
+
     def __enter__(self) -> Self:
         """Begin."""
 
@@ -106,6 +109,10 @@ class Bars:
         if ended:
             self._progress.stop_task(self._tasks[key])
 
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
 
 class Lines:
     """One line when a phase starts or ends, and now and then in between."""
@@ -131,6 +138,10 @@ class Lines:
         self._last[key] = event["time"]
         amount = {"start": "starts", "end": "done"}.get(event["state"], f"{event['done']}/{event['total']}")
         self._print(event["time"], f"{event['who']:<10} {_words(event)}: {amount}  {_loss(event)}".rstrip())
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._print(time.time(), text)
 
     def _print(self, moment: float, text: str) -> None:
         self._console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from rich.console import Console
 from fedpdiff.config import RunConfig
 from fedpdiff.config.settings import Value
 from fedpdiff.errors import ConfigError, RunError
+from fedpdiff.report.table import statement_line
 from fedpdiff.simulation.launcher import COMPLETED, federation_settings, run_flower, tail
 from fedpdiff.simulation.presets import Preset, configure
 from fedpdiff.simulation.progress import EventReader, display
@@ -66,11 +68,14 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
     """Run the app and return why it failed, or an empty string."""
     log = run_dir / "flower.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    (run_dir / "error.txt").unlink(missing_ok=True)
-    events = EventReader(run_dir)
+    for left_over in ("error.txt", "privacy.json"):
+        (run_dir / left_over).unlink(missing_ok=True)
+    events, privacy = EventReader(run_dir), PrivacyReader(run_dir)
     with display(console) as shown:
 
         def on_wait() -> None:
+            for line in privacy.new():
+                shown.say(line)
             for event in events.new():
                 shown.show(event)
 
@@ -88,6 +93,24 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
     if status == COMPLETED and (run_dir / "results.md").exists():
         return ""
     return _cause(run_dir, log, status)
+
+
+class PrivacyReader:
+    """Reads what the server writes about the run's privacy, before any client is asked and after."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / "privacy.json"
+        self._said: set[str] = set()
+
+    def new(self) -> list[str]:
+        """Return the statement and the cautions that were not returned before."""
+        if not self._path.is_file():
+            return []
+        found = json.loads(self._path.read_text(encoding="utf-8"))
+        lines = [statement_line(found["statement"]), *found["cautions"]]
+        new = [line for line in lines if line not in self._said]
+        self._said.update(new)
+        return new
 
 
 def _cause(run_dir: Path, log: Path, status: str) -> str:

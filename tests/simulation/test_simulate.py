@@ -41,6 +41,32 @@ def test_a_finished_run(
     assert f"Report: {tmp_path / 'report.html'}" in text
 
 
+def test_privacy_is_shown_as_soon_as_the_server_states_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statement = {"epsilon": 49.642, "epsilon_theorem_5_1": 53.959, "delta": 1e-5}
+
+    def flower(app: Path, config: dict, federation: dict, log: Path, on_wait: Any, threads: int) -> str:
+        assert not (tmp_path / "privacy.json").exists()  # of an earlier attempt
+        for cautions in ([], ["Warning: [large]"], ["Warning: [large]", "Only you can know: more"]):
+            found = {"statement": statement, "images": None, "cautions": cautions}
+            (tmp_path / "privacy.json").write_text(json.dumps(found))
+            on_wait()
+            on_wait()
+        (tmp_path / "results.md").write_text("")
+        return COMPLETED
+
+    (tmp_path / "privacy.json").write_text("{}")
+    assert run(monkeypatch, tmp_path, flower) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "Privacy: epsilon = 49.642 at delta = 1e-05, exact (Theorem 5.1: 53.959), per image",
+        "Warning: [large]",
+        "Only you can know: more",
+    ):
+        assert text.count(line) == 1
+
+
 @pytest.mark.parametrize("status", ["finished:failed", COMPLETED])
 def test_a_failed_run_shows_the_log(
     status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

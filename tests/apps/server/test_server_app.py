@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,30 @@ def test_seeded_runs_are_equal(
     assert first[1]["client-0/samples/local.npz"] == secure[1]["client-0/samples/local.npz"]
     assert "NOT PRIVATE" in (tmp_path / "first" / "results.md").read_text()
     assert "NOT PRIVATE" not in (tmp_path / "secure" / "results.md").read_text()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_cautions_are_logged_and_kept(
+    fake_grid: Any,
+    settings: Settings,
+    simulated_nodes: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    grid = fake_grid(settings(delta=1e-3, centralised=False, oracle=False), simulated_nodes(2))
+    results = grid.run_app()
+    images = max(sum(content["message"]["class_counts"]) for content in grid.replies("train.release"))
+    found = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    assert found["images"] == images
+    assert found["statement"]["epsilon"] == results.privacy["epsilon"]
+    of_images = f"Warning: delta 0.001 is above 1 / (10 x {images:,} images of one client)"
+    assert any(text.startswith(of_images) for text in found["cautions"])
+    assert any(text.startswith(of_images) for text in results.notes)
+    logged = [record.message for record in caplog.records if record.message.startswith("Warning: ")]
+    assert len(logged) == len(set(logged)) == 3  # an empty guarantee, a large delta, and for these images
+    assert set(found["cautions"]) < set(logged)
 
 
 @pytest.mark.usefixtures("no_report")
