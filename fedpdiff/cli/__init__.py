@@ -9,7 +9,7 @@ from importlib import import_module
 
 from fedpdiff.errors import FedpdiffError
 
-COMMANDS = ("simulate", "privacy", "report")
+COMMANDS = ("simulate", "privacy", "audit", "report")
 
 
 def build_parser() -> argparse.ArgumentParser:
