@@ -99,6 +99,8 @@ def _statement(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _table(statement: dict[str, Any], steps: int) -> str:
+    from fedpdiff.privacy.statement import NEIGHBOURS
+
     caps = statement["attack_ceilings"]
     rows = [
         ("epsilon", f"{statement['epsilon']:.3f}", "exact (Balle & Wang)"),
@@ -113,7 +115,7 @@ def _table(statement: dict[str, Any], steps: int) -> str:
         ("alpha_bar", f"{statement['alpha_bar']:.6g}", "share of signal power left after t0 steps"),
         ("clip C", f"{statement['clip']:g}", "L2 norm of an image around the centre"),
     ]
-    lines = ["One noisy upload of each image, made once. Unit: one image, replaced by any other.", ""]
+    lines = ["One noisy upload of each image, made once.", f"Unit: {statement['unit']}, {NEIGHBOURS}.", ""]
     lines += [f"  {name:<22}{value:>10}   {meaning}" for name, value, meaning in rows]
     lines += [
         "",

@@ -25,6 +25,7 @@ from fedpdiff.federation.frontier_runs import read_run
 from fedpdiff.privacy import mechanism
 from fedpdiff.privacy.cautions import Caution, ball_cautions, budget_cautions
 from fedpdiff.privacy.frontier import Trial, curve, frontier
+from fedpdiff.privacy.statement import ADJACENCY, UNIT
 from fedpdiff.types import LabelledImages
 
 
@@ -114,8 +115,8 @@ def choose(
         _complete(row, config, found)
     reachable = [row["epsilon"] for row in rows if "epsilon" in row]
     return {
-        "unit": "one image",
-        "adjacency": "replace-one",
+        "unit": UNIT,
+        "adjacency": ADJACENCY,
         "data": config.data,
         "image_shape": list(config.image_shape),
         "centre": config.centre,

@@ -8,10 +8,9 @@ from fedpdiff.privacy import ceilings
 from fedpdiff.privacy.accountant import epsilon_from_mu, round_up, theorem_5_1_epsilon
 from fedpdiff.privacy.calibration import mu_of
 
-UNIT = "the pixels of one image"
-ADJACENCY = (
-    "replace-one: an image's pixels replaced by any others, its label and the number of images unchanged"
-)
+UNIT = "one image"
+NEIGHBOURS = "its pixels replaced by any others, its label and the number of images unchanged"
+ADJACENCY = f"replace-one: {NEIGHBOURS}"
 
 
 def attack_ceilings(mu: float) -> dict[str, float]:

@@ -97,7 +97,7 @@ def encoded_size(count: int, bits: int) -> int:
 
 
 def codes(integers: NDArray[np.int16], bits: int) -> NDArray[np.uint8]:
-    """Round a release to ``bits`` per value; one byte per value, shape (size,), for :func:`encode` to pack."""
+    """Round a release to ``bits`` per value: one byte each, shape (size,), before :func:`encode` packs."""
     if integers.dtype != np.int16:
         raise PrivacyError(f"only the int16 integers of a release are encoded, not {integers.dtype}")
     return _codes(bits)[np.ascontiguousarray(integers).reshape(-1).view(np.uint16)]

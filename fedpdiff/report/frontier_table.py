@@ -6,6 +6,7 @@ import statistics
 import textwrap
 from typing import Any
 
+from fedpdiff.privacy.statement import NEIGHBOURS, UNIT
 from fedpdiff.report.wording import LARGE_EPSILON, number
 from fedpdiff.results import Method
 
@@ -13,7 +14,7 @@ _WIDTH = 110
 _HEADER = ("budget  ", "epsilon", "t0", "alpha_bar", "sqrt", "SNR", "mu", "AUC", "1 of 2", "TPR", "1 of 100")
 _MEASURED = ("local-only", "PFDM")
 _COLUMNS = (
-    ("epsilon", "exact, for one image replaced by any other, at the smallest t0 that keeps the budget"),
+    ("epsilon", "exact, for one image, at the smallest t0 that keeps the budget"),
     ("alpha_bar", "share of signal power that the noise leaves; sqrt: its root, the factor on the image"),
     (
         "SNR",
@@ -95,8 +96,8 @@ def _facts(found: dict[str, Any]) -> list[str]:
         f"delta = {found['delta']:g}; the largest client has {found['images']:,} images; "
         f"{found['schedule']} schedule of {found['diffusion_steps']} steps."
     )
-    unit = "One noisy upload of each image, made once. Unit: one image, replaced by any other."
-    return [unit, *textwrap.wrap(text, _WIDTH)]
+    unit = f"One noisy upload of each image, made once. Unit: {UNIT}, {NEIGHBOURS}."
+    return [*textwrap.wrap(unit, _WIDTH), *textwrap.wrap(text, _WIDTH)]
 
 
 def _speaks_against(found: dict[str, Any]) -> list[str]:

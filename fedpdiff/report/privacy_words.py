@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from fedpdiff.privacy.statement import NEIGHBOURS, UNIT
 from fedpdiff.report import wording
 from fedpdiff.results import Results
 
@@ -55,11 +56,11 @@ def _promise(epsilon: float | None, delta: float | None) -> str:
         return "This run states no finite epsilon: its uploads are not protected."
     return (
         "Each client uploads one noisy copy of each of its images, once. Whatever anyone computes from it, "
-        "replacing any one image by any other changes the odds of the outcome by at most a factor of e to "
-        f"the power of epsilon, with epsilon = {wording.epsilon(epsilon)}, except with probability "
-        f"delta = {delta}. This holds even if everyone else knows all the other images. It rests on "
-        f"the code that "
-        "makes the upload: a client that runs code shipped by the server trusts whoever ships it."
+        "replacing an image's pixels by any others, its label and the number of images unchanged, changes "
+        "the probability of the outcome by at most a factor of e to the power of epsilon, with epsilon = "
+        f"{wording.epsilon(epsilon)}, plus delta = {delta}. This holds even if everyone else knows all the "
+        "other images. It rests on the code that makes the upload: a client that runs code shipped by the "
+        "server trusts whoever ships it."
     )
 
 
@@ -103,7 +104,7 @@ def _facts(privacy: dict[str, Any], config: dict[str, Any]) -> list[tuple[str, s
         "clip": "clip norm C",
         "schedule": "noise schedule",
     }
-    facts = [("unit", "one image, replaced by any other")]
+    facts = [("unit", f"{UNIT}, {NEIGHBOURS}")]
     for key, label in labels.items():
         value = privacy.get(key)
         if value is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fedpdiff.privacy.statement import NEIGHBOURS, UNIT
 from fedpdiff.report.wording import GROUPS, LARGE_EPSILON, METHODS, duration, epsilon, number, percent, size
 from fedpdiff.results import ClientResults, Group, GroupScores, Method, Results
 
@@ -70,7 +71,7 @@ def statement_line(privacy: dict[str, Any]) -> str:
     line = f"Privacy: epsilon = {epsilon(privacy['epsilon'])} at delta = {privacy.get('delta')}, exact"
     if privacy.get("epsilon_theorem_5_1") is not None:
         line += f" (Theorem 5.1: {epsilon(privacy['epsilon_theorem_5_1'])})"
-    return line + ", per image (one image replaced by any other)."
+    return line + f", for {UNIT}, {NEIGHBOURS}."
 
 
 def gap_line(results: Results) -> str:

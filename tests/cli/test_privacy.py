@@ -32,7 +32,7 @@ def test_the_frontier_of_the_default_settings(capsys: pytest.CaptureFixture[str]
     out = tmp_path / "new" / "frontier.png"
     assert main(["privacy", "--frontier", "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "Unit: one image, replaced by any other." in text
+    assert "Unit: one image, its pixels replaced by any others, its label" in text
     assert "digits, 8x8, 1 channel; centre: public-mean; C = 4.268 (public-median)." in text
     assert "local-only" not in text
     rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
