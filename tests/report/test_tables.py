@@ -29,7 +29,14 @@ def test_the_table_holds_every_client_group_and_method(run_folder: Build) -> Non
     assert [line.split("|")[2].strip() for line in lines[2:6]] == ["minority", "majority"] * 2
     assert "6.32 (94 %) | 4.10 (90 %)" in lines[2]
     assert len({len(line) for line in lines[:6]}) == 1
-    for words in ("epsilon = 50 at", "Theorem 5.1: 57", "its pixels replaced by any others", "55 %", "26 kB up", "2 min 11 s"):
+    for words in (
+        "epsilon = 50 at",
+        "Theorem 5.1: 57",
+        "its pixels replaced by any others",
+        "55 %",
+        "26 kB up",
+        "2 min 11 s",
+    ):
         assert words in text
     assert max(map(len, lines[:6])) < 110
 

@@ -60,7 +60,7 @@ def test_privacy_is_shown_as_soon_as_the_server_states_it(
     assert run(monkeypatch, tmp_path, flower) == 0
     text = capsys.readouterr().out
     for line in (
-        "Privacy: epsilon = 49.642 at delta = 1e-05, exact (Theorem 5.1: 53.959), per image",
+        "Privacy: epsilon = 49.642 at delta = 1e-05, exact (Theorem 5.1: 53.959), for one image",
         "Warning: [large]",
         "Only you can know: more",
     ):
