@@ -96,8 +96,8 @@ def ssim(estimate: ArrayLike, truth: ArrayLike, data_range: float = DATA_RANGE) 
     """Return the mean structural similarity of each image (Wang et al. 2004), shape (n,), in [-1, 1].
 
     Gaussian window of sigma 1.5 and 11 x 11 pixels, population covariances, edges left out, mean over the
-    channels: as scikit-image computes it with ``gaussian_weights=True, use_sample_covariance=False``. Images
-    below 11 pixels get the largest window that fits, so their values compare only with each other.
+    channels: equal to scikit-image 0.26 with ``gaussian_weights=True, use_sample_covariance=False`` to 1e-12.
+    Images below 11 pixels get the largest window that fits, so their values compare only with each other.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def rows(images: ArrayLike) -> Rows:
         raise DataError(f"images have shape {values.shape}, but must have shape (n, ...) with pixels")
     if not np.isfinite(values).all():
         raise DataError("images hold values that are not finite")
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def labels_for(labels: ArrayLike, count: int, of: str) -> Labels:
