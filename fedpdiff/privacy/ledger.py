@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.ledger_entries import Batch, Contents, StoredRelease, now
 from fedpdiff.privacy.ledger_schema import FORMAT, WANTED, schema
 from fedpdiff.privacy.ledger_totals import Totals
+from fedpdiff.privacy.release_hashes import hash_rows
 
 ADVICE = "restore it from a backup, and never delete it: images would be noised a second time, uncharged"
 _CHECK = b"the secret of this ledger"
@@ -137,7 +139,8 @@ class Ledger:
 
     def _releases(self, condition: str, *values: Any) -> list[StoredRelease]:
         rows = self._run(
-            "SELECT r.id, s.text, r.delta, r.duplicates, r.sha256, r.labels_sha256, r.time, r.software "
+            "SELECT r.id, s.text, r.delta, r.duplicates, r.sha256, r.labels_sha256, r.wire, r.time, "
+            "r.software "
             f"FROM releases r JOIN settings s ON s.id = r.settings WHERE {condition} ORDER BY r.id",
             *values,
         )
@@ -220,15 +223,12 @@ class Ledger:
         rows = self._run(
             "SELECT n.id, w.label FROM wanted w JOIN noisings n ON n.id = w.noising ORDER BY n.position, n.id"
         ).fetchall()
-        sha256 = hashlib.sha256()
-        for integers in self._integers(rows):
-            sha256.update(integers)
-        labels = hashlib.sha256(np.array([label for _, label in rows], np.int64).tobytes())
+        hashes = hash_rows(self._integers(rows), np.array([label for _, label in rows], np.int64))
         self._run(
-            "INSERT INTO releases (settings, delta, members, duplicates, sha256, labels_sha256, time, "
-            "software) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO releases (settings, delta, members, duplicates, sha256, labels_sha256, wire, time, "
+            "software) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *(self._settings(contents.settings), contents.delta, contents.members, contents.duplicates),
-            *(sha256.hexdigest(), labels.hexdigest(), now(), software),
+            *(hashes.sha256, hashes.labels_sha256, json.dumps(hashes.wire), now(), software),
         )
         (id_,) = self._one("SELECT last_insert_rowid()")
         self._run("INSERT INTO members SELECT ?, image, label FROM wanted", id_)

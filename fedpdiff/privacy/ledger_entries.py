@@ -72,7 +72,10 @@ class Contents:
 
 @dataclass(frozen=True)
 class StoredRelease:
-    """A release as the ledger knows it; its rows are ``Ledger.integers`` and ``Ledger.labels``."""
+    """A release as the ledger knows it; its rows are ``Ledger.integers`` and ``Ledger.labels``.
+
+    ``settings`` and ``wire`` (a hash for each width) are JSON.
+    """
 
     id: int
     settings: str
@@ -80,6 +83,7 @@ class StoredRelease:
     duplicates: int
     sha256: str
     labels_sha256: str
+    wire: str
     time: str
     software: str
 

@@ -29,8 +29,9 @@ _TABLES = {
         CHECK ((integers IS NULL) = (sha256 IS NULL) AND (integers IS NULL) = (position IS NULL))""",
     "releases": """
         id INTEGER PRIMARY KEY, settings INTEGER NOT NULL REFERENCES settings, delta REAL NOT NULL,
-        members BLOB NOT NULL, duplicates INTEGER NOT NULL, sha256 TEXT NOT NULL, labels_sha256 TEXT NOT NULL,
-        time TEXT NOT NULL, software TEXT NOT NULL, UNIQUE (settings, delta, members, duplicates)""",
+        members BLOB NOT NULL, duplicates INTEGER NOT NULL, sha256 TEXT NOT NULL,
+        labels_sha256 TEXT NOT NULL, wire TEXT NOT NULL, time TEXT NOT NULL, software TEXT NOT NULL,
+        UNIQUE (settings, delta, members, duplicates)""",
     "members": """
         release INTEGER NOT NULL REFERENCES releases, image INTEGER NOT NULL REFERENCES images,
         label INTEGER NOT NULL, PRIMARY KEY (release, image)""",

@@ -19,6 +19,7 @@ from fedpdiff.privacy.mechanism import noise_sigma, release_with_signal
 from fedpdiff.privacy.noise_health import check_noise
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages, image_key, person_key
+from fedpdiff.privacy.release_facts import certify
 from fedpdiff.privacy.request import ReleaseRequest
 
 _CHUNK_VALUES = 1 << 22
@@ -32,11 +33,12 @@ class Making:
     """One request, from its check to its commit."""
 
     def __init__(
-        self, ledger: Ledger, request: ReleaseRequest, private: PrivateImages, secret: bytes
+        self, ledger: Ledger, request: ReleaseRequest, private: PrivateImages, secret: bytes, policy: Policy
     ) -> None:
         self._ledger = ledger
         self._request = request
         self._private = private
+        self._policy = policy
         self._rows = private.first_of_each()
         self._settings = json.dumps(request.noising(), sort_keys=True)
         keys = [image_key(secret, private.digests[row]) for row in self._rows]
@@ -54,7 +56,7 @@ class Making:
             duplicates=len(private) - len(keys),
         )
 
-    def check(self, policy: Policy) -> None:
+    def check(self) -> None:
         """Refuse what policy or ledger do not allow, before anything is drawn.
 
         Raises
@@ -68,8 +70,8 @@ class Making:
                 "a release with these settings failed its noise health check before; nothing was released. "
                 + _OWNER
             )
-        self._check_persons(policy)
-        policy.check_spent(request.schedule, totals.spent_if_made(request.mu), request.delta)
+        self._check_persons()
+        self._policy.check_spent(request.schedule, totals.spent_if_made(request.mu), request.delta)
         if len(self._new):
             self._check_kinds()
             self._ledger.check()
@@ -82,8 +84,8 @@ class Making:
                 "make these images private; use another state folder (a simulation: start a run of its own)"
             )
 
-    def _check_persons(self, policy: Policy) -> None:
-        limit, totals = policy.images_per_person, self._ledger.totals
+    def _check_persons(self) -> None:
+        limit, totals = self._policy.images_per_person, self._ledger.totals
         if not limit:
             return
         if self._private.persons is None or totals.images_of_unknown_persons():
@@ -111,6 +113,9 @@ class Making:
             if batch is None or batch.integers is not None:
                 self._ledger.add_persons()
                 release = self._ledger.add_release(self._contents, _software())
+                # What cannot be certified is not made: this raises, and all of it is rolled back, unseen.
+                labels = self._ledger.labels(release)
+                certify(release, self._request.noising(), labels, self._ledger.totals, self._policy)
             steps.reached("inside transaction")
         steps.reached("committed")
         if batch and batch.integers is None:

@@ -31,6 +31,7 @@ from fedpdiff.privacy.manifest import NOT_PRIVATE, make_manifest, matches
 from fedpdiff.privacy.outbox import Outbox, Release
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
+from fedpdiff.privacy.release_facts import certify
 from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.privacy.store_folder import StoreFolder
 
@@ -84,8 +85,8 @@ class ReleaseStore:
             with self._folder.ledger() as (ledger, secret):
                 found = self._found()
                 _refuse_older_ledger(ledger, found)
-                making = Making(ledger, request, private, secret)
-                making.check(self.policy)
+                making = Making(ledger, request, private, secret, self.policy)
+                making.check()
                 steps.reached("checked")
                 return self._serve(ledger, making.find() or making.make(noise), found)
 
@@ -129,7 +130,8 @@ class ReleaseStore:
         spent = ledger.totals.of_release(release.id)
         self.policy.check_spent(settings["schedule"], spent.mu, release.delta)
         labels = ledger.labels(release)
-        manifest, certificate = make_manifest(release, settings, labels), None
+        manifest = make_manifest(release, settings, labels)
+        certificate = certify(release, settings, labels, ledger.totals, self.policy)
         if found is None or (found.manifest, found.certificate) != (manifest, certificate):
             self._outbox.write(manifest, certificate, ledger.integers(release), labels)
             steps.reached("outbox written")

@@ -15,17 +15,18 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseRequest, ReleaseStore
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
+
+def level(t0: int, schedule: str = "linear", steps: int = 1000) -> dict[str, Any]:
+    """Return the settings of a request that say how much noise there is."""
+    alpha_bar = float(NoiseSchedule(schedule, steps).alpha_bar[t0])
+    return {"t0": t0, "alpha_bar": alpha_bar, "schedule": schedule, "diffusion_steps": steps}
+
+
 REQUEST = ReleaseRequest(
-    t0=690,
-    alpha_bar=0.0080155,
-    clip=3.0,
-    centre=np.zeros((1, 4, 4), np.float32),
-    schedule="linear",
-    diffusion_steps=1000,
-    delta=1e-5,
-    noise="secure",
+    **level(690), clip=3.0, centre=np.zeros((1, 4, 4), np.float32), delta=1e-5, noise="secure"
 )
 
 
@@ -104,3 +105,9 @@ def no_noise() -> NoNoise:
 @pytest.fixture
 def request_settings() -> ReleaseRequest:
     return REQUEST
+
+
+@pytest.fixture(name="level")
+def level_fixture() -> Callable[..., dict[str, Any]]:
+    """Return ``level(690, "linear", 1000)``: the settings that decide how much noise there is."""
+    return level

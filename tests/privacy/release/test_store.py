@@ -51,10 +51,10 @@ def test_two_sites_have_independent_noise(site: Make, private: Make) -> None:
     assert not set(rows_of(one)) & set(rows_of(two))
 
 
-def test_rows_and_labels_stay_together_in_random_order(site: Make, private: Make) -> None:
+def test_rows_and_labels_stay_together_in_random_order(site: Make, private: Make, level: Make) -> None:
     """Almost no noise, so that each row can be matched with its image."""
     mine = private(range(40))
-    release = site(epsilon=1e9).release(mine, alpha_bar=0.9999, clip=8.0)
+    release = site(epsilon=1e9).release(mine, **level(1), clip=8.0)
     clean = clip(mine.images.pixels().numpy(), 0.0, 8.0).reshape(40, -1)
     distance = np.linalg.norm(decode_integers(release.integers).reshape(40, 1, -1) - clean, axis=2)
     source = distance.argmin(axis=1)
@@ -142,18 +142,18 @@ def test_another_wire_width_only_recodes(bits: int, site: Make, private: Make, n
 @pytest.mark.parametrize(
     "change",
     [
-        {"t0": 600},
-        {"alpha_bar": 0.02},
+        (600, "linear", 1000),
+        (690, "cosine", 1000),
+        (690, "linear", 700),
         {"clip": 3.1},
         {"centre": np.full((1, 4, 4), 0.1, np.float32)},
-        {"schedule": "cosine"},
-        {"diffusion_steps": 500},
         {"preprocessing": "fit = pad"},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=["t0", "schedule", "steps", "clip", "centre", "preprocessing"],
 )
-def test_other_settings_are_another_noising(change: dict[str, Any], site: Make, private: Make) -> None:
+def test_other_settings_are_another_noising(change: Any, site: Make, private: Make, level: Make) -> None:
     here = site()
+    change = level(*change) if isinstance(change, tuple) else change
     before = here.release(private(range(12)))
     other = here.release(private(range(12)), **change)
     assert not set(rows_of(before)) & set(rows_of(other))
@@ -238,14 +238,14 @@ def test_lengths_are_checked(private: Make) -> None:
 
 
 def test_large_releases_are_noised_in_parts(
-    site: Make, private: Make, monkeypatch: pytest.MonkeyPatch
+    site: Make, private: Make, level: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of two images give every image a noise of its own, and each its own signal."""
     from fedpdiff.privacy import making
 
     monkeypatch.setattr(making, "_CHUNK_VALUES", 32)
     mine = private(range(7))
-    release = site(epsilon=1e9).release(mine, alpha_bar=0.9999, clip=8.0)
+    release = site(epsilon=1e9).release(mine, **level(1), clip=8.0)
     clean = clip(mine.images.pixels().numpy(), 0.0, 8.0).reshape(7, -1)
     distance = np.linalg.norm(decode_integers(release.integers).reshape(7, 1, -1) - clean, axis=2)
     assert sorted(distance.argmin(axis=1)) == list(range(7))
