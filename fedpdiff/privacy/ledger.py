@@ -40,7 +40,7 @@ def create_ledger(path: Path, secret: bytes) -> None:
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.executescript("BEGIN;" + schema())
         check = hmac.digest(secret, _CHECK, "sha256")
-        connection.execute("INSERT INTO site VALUES (?, ?, ?)", (FORMAT, check, now()))
+        connection.execute("INSERT INTO site VALUES (1, ?, ?, ?)", (FORMAT, check, now()))
         connection.execute("COMMIT")
 
 

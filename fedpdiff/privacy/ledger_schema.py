@@ -6,9 +6,9 @@ FORMAT = "fedpdiff-ledger/1"
 
 # An image and a person are known by keys alone (HMAC under the site's secret). Integers are what was or may
 # be sent; where the health check failed there are none, but the noising was drawn and is charged.
-_TABLES = {
+TABLES = {
     "site": """
-        format TEXT NOT NULL, secret_check BLOB NOT NULL, created TEXT NOT NULL""",
+        id INTEGER PRIMARY KEY CHECK (id = 1), format TEXT NOT NULL, secret_check BLOB NOT NULL, created TEXT NOT NULL""",
     "settings": """
         id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE""",
     "batches": """
@@ -48,7 +48,7 @@ _INDICES = """
 def schema() -> str:
     """Return the SQL that makes an empty ledger."""
     statements = []
-    for table, columns in _TABLES.items():
+    for table, columns in TABLES.items():
         suffix = " WITHOUT ROWID" if table in _WITHOUT_ROWID else ""
         statements.append(f"CREATE TABLE {table} ({columns}){suffix};")
         for action in ("UPDATE", "DELETE"):

@@ -27,7 +27,7 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource
 from fedpdiff.privacy.ledger import ADVICE, Ledger
 from fedpdiff.privacy.ledger_entries import StoredRelease
 from fedpdiff.privacy.making import Making
-from fedpdiff.privacy.manifest import NOT_PRIVATE, make_manifest, matches
+from fedpdiff.privacy.manifest import NOT_PRIVATE, make_manifest, same_bytes
 from fedpdiff.privacy.outbox import Outbox, Release
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
@@ -142,7 +142,7 @@ class ReleaseStore:
 
 def _refuse_older_ledger(ledger: Ledger, found: Release | None) -> None:
     """Refuse to go on when the outbox holds a release that the ledger does not know."""
-    if found and not any(matches(release, found.manifest) for release in ledger.releases()):
+    if found and not any(same_bytes(release, found.manifest) for release in ledger.releases()):
         raise PrivacyError(f"the ledger is older than what was sent, restore a newer one: {ADVICE}")
 
 
@@ -151,4 +151,8 @@ def _last(ledger: Ledger, found: Release | None) -> StoredRelease:
     releases = ledger.releases()
     if not releases:
         raise PrivacyError(_NONE)
-    return next((r for r in releases if found and matches(r, found.manifest)), releases[-1])
+    if found:
+        for release in reversed(releases):
+            if same_bytes(release, found.manifest) and release.delta == found.manifest.get("delta"):
+                return release
+    return releases[-1]

@@ -120,7 +120,7 @@ def test_a_hostile_request_is_refused_by_the_name_of_the_limit(
 def test_a_level_that_is_not_the_schedules_is_not_released(site: Make, private: Make) -> None:
     """It could not be certified; nothing of it is committed, nothing is charged."""
     here = site()
-    with pytest.raises(PrivacyError, match="alpha_bar is 0.008, but after t0 = 690"):
+    with pytest.raises(PrivacyError, match=r"alpha_bar is 0\.008, but after t0 = 690"):
         here.release(private(range(5)), alpha_bar=0.008)
     counts = here.counts()
     assert counts["noisings"] == counts["releases"] == counts["images"] == 0
