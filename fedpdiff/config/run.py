@@ -60,7 +60,7 @@ class RunConfig(Settings):
     partitioner_path: str = setting("", "an absolute path of a folder", pattern=_ABSOLUTE)
 
     # Privacy
-    epsilon: float = setting(50.0, "a number of at least 0 (0 = follows from t0)", ge=0, allow_inf_nan=False)
+    epsilon: float = setting(30.0, "a number of at least 0 (0 = follows from t0)", ge=0, allow_inf_nan=False)
     t0: int = setting(0, "a whole number of at least 0 (0 = follows from epsilon)", ge=0)
     delta: float = setting(1e-5, "a number above 0 and below 1", gt=0, lt=1)
     clip_rule: Literal["fixed", "public-median", "none"] = setting(
@@ -82,13 +82,13 @@ class RunConfig(Settings):
         pattern=r"^(tiny|small|ddpm|.+\.json)$",
     )
     personal_levels: Literal["all", "below-t0"] = setting("all", "all or below-t0")
-    class_balance: float = setting(0.75, "a number from 0 (uniform) to 1 (balanced)", ge=0, le=1)
-    label_dropout: float = setting(0.1, "a number from 0 to below 1", ge=0, lt=1)
+    class_balance: float = setting(1.0, "a number from 0 (uniform) to 1 (balanced)", ge=0, le=1)
+    label_dropout: float = setting(0.2, "a number from 0 to below 1", ge=0, lt=1)
     clip_flag: bool = setting(False, "true or false")
     clip_flag_switch: float = setting(1.0, "a number from 0 to 1", ge=0, le=1)
     chain: Literal["continued", "nested"] = setting("continued", "continued or nested")
     objective: Literal["ambient", "noise"] = setting("ambient", "ambient or noise")
-    hand_off_margin: int = setting(120, "a whole number of at least 0", ge=0)
+    hand_off_margin: int = setting(60, "a whole number of at least 0", ge=0)
 
     # Training and sampling
     personal_steps: int = setting(800, _COUNT, ge=1)

@@ -169,7 +169,10 @@ class Denoiser(torch.nn.Module):
             config = DenoiserConfig.model_validate(json.loads((folder / _CONFIG_FILE).read_text("utf-8")))
             centre = load_file(folder / _CENTRE_FILE)["centre"]
             network = UNet2DModel.from_pretrained(
-                folder / _NETWORK_FOLDER, local_files_only=True, use_safetensors=True
+                folder / _NETWORK_FOLDER,
+                local_files_only=True,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,  # it needs another package, and warns where that is missing
             )
             denoiser = cls(network.to(device).eval(), config, centre)
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ConfigError) as error:

@@ -100,7 +100,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"t0": 690}, ["epsilon", "t0"]),
         ({"epsilon": 0}, ["epsilon", "t0"]),
         ({"epsilon": 0, "t0": 1000}, ["t0", "diffusion-steps"]),
-        ({"epsilon": 0, "t0": 900}, ["hand-off-margin", "100"]),
+        ({"epsilon": 0, "t0": 950}, ["hand-off-margin", "50"]),
         ({"chain": "nested"}, ["hand-off-margin", "nested"]),
         ({"min_clients": 3}, ["min-clients", "clients"]),
         ({"clients": 1}, ["min-clients", "clients"]),
