@@ -148,7 +148,7 @@ def test_runs_stand_at_the_budget_they_were_run_with(finished: Folder) -> None:
 
 
 def test_a_client_without_a_distance_leaves_no_mean(finished: Folder) -> None:
-    (row,) = choose(RunConfig(), [50], runs=[finished("run", pfdm=(2.0, None))])["rows"]
+    (row,) = choose(RunConfig(), [50], runs=[finished("run", epsilon=50.0, pfdm=(2.0, None))])["rows"]
     assert row["runs"][0]["minority"] == {"local": 5.0, "pfdm": None}
 
 
