@@ -12,7 +12,9 @@ is replaced, that is when one row of the noise is shifted by any fixed amount: t
                  <= e^epsilon P(M(x') in S) + delta + FALSE_ALARM.
 
 So no test looks for too much noise in one image, and statistics over several images leave out the one that
-contributes most. For the same reason a failed check must never draw again by itself.
+contributes most. For several images replaced at once (one person's) that is not proven, though shifts of a
+few standard deviations in all are far from any test's threshold. And a failed check must never draw again by
+itself.
 """
 
 from __future__ import annotations

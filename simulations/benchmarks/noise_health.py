@@ -2,7 +2,15 @@
 
 For client sets of several sizes it prints the median CPU seconds of the mechanism alone (clip, signal, noise;
 no hashing, no ledger, no disk), of the check, and their ratio. The check has a fixed part, so the ratio falls
-with the size; at 20,000 images of 28x28 it is below 10 % even of the mechanism alone.
+with the size. On one core of an AMD EPYC, threads limited to 1:
+
+                    images     noising       check    ratio
+        1000 x 1 x 28 x 28     0.021 s     0.012 s    57.5%
+        5000 x 1 x 28 x 28     0.096 s     0.018 s    18.4%
+       20000 x 1 x 28 x 28     0.369 s     0.033 s     9.0%
+       10000 x 3 x 32 x 32     0.757 s     0.061 s     8.1%
+
+Of a whole noising, ledger and disk included, it is 2 % at 20,000 images of 28x28 (0.034 of 2.0 s).
 """
 
 from __future__ import annotations
