@@ -214,6 +214,14 @@ class Ledger:
         )
         self._find(settings)
 
+    def persons_are_new(self) -> bool:
+        """Return whether the request says of a noised image that it shows somebody not yet noted for it."""
+        (count,) = self._one(
+            "SELECT COUNT(*) FROM wanted w WHERE person IS NOT NULL AND image IS NOT NULL "
+            "AND NOT EXISTS (SELECT 1 FROM shown s WHERE s.image = w.image AND s.person = w.person)"
+        )
+        return bool(count)
+
     def add_persons(self) -> None:
         """Note who is shown in the images of the request."""
         self._run("INSERT OR IGNORE INTO shown SELECT image, person FROM wanted WHERE person IS NOT NULL")

@@ -102,7 +102,11 @@ class Making:
 
     def find(self) -> StoredRelease | None:
         """Return the release if these very images were released so before."""
-        return self._ledger.find_release(self._contents)
+        release = self._ledger.find_release(self._contents)
+        if release and self._ledger.persons_are_new():
+            with self._ledger.transaction():
+                self._ledger.add_persons()
+        return release
 
     def make(self, noise: NoiseSource) -> StoredRelease:
         """Noise the new images, if any, and commit them with the release that they complete."""
@@ -110,8 +114,8 @@ class Making:
         with self._ledger.transaction():
             if batch:
                 self._ledger.add_batch(self._settings, batch)
+            self._ledger.add_persons()
             if batch is None or batch.integers is not None:
-                self._ledger.add_persons()
                 release = self._ledger.add_release(self._contents, _software())
                 # What cannot be certified is not made: this raises, and all of it is rolled back, unseen.
                 labels = self._ledger.labels(release)

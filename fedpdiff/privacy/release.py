@@ -106,17 +106,6 @@ class ReleaseStore:
                 _refuse_older_ledger(ledger, found)
                 return self._serve(ledger, _last(ledger, found), found)
 
-    def accept_failed_noise(self) -> int:
-        """Allow new noisings after failed health checks, as the owner decided; the charge stays.
-
-        Returns
-        -------
-        int
-            How many failures were accepted.
-        """
-        with self._folder.locked(), self._folder.ledger() as (ledger, _):
-            return ledger.accept_failures()
-
     def _found(self) -> Release | None:
         """Return what is in the outbox, unless that is damaged."""
         try:

@@ -1,0 +1,106 @@
+"""What a client's ledger says in sum, and the one thing that its owner decides there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpdiff.errors import ConfigError
+from fedpdiff.privacy.accountant import epsilon_from_mu, round_up
+from fedpdiff.privacy.ledger import Ledger
+from fedpdiff.privacy.ledger_totals import PersonSpent, Spent
+from fedpdiff.privacy.store_folder import StoreFolder
+
+
+@dataclass(frozen=True)
+class LedgerReport:
+    """What was released and spent, ever.
+
+    Parameters
+    ----------
+    images
+        Different images that were noised.
+    spent
+        The most of one image; ``epsilon`` is at ``delta``, rounded up.
+    persons
+        The most of one person; None unless every image's person is known.
+    releases
+        Different releases: sets of images, labels and settings.
+    failed
+        Noisings whose health check failed and that the owner has not accepted.
+    seeded
+        Whether any noise was seeded: then nothing here is private.
+    """
+
+    images: int
+    spent: Spent
+    epsilon: float
+    persons: PersonSpent | None
+    persons_epsilon: float | None
+    releases: int
+    failed: int
+    seeded: bool
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[Ledger]:
+    for store in (folder, folder / "release", folder / "state" / "release"):
+        if (store / "ledger.sqlite").is_file():
+            found = StoreFolder(store)
+            with found.locked(), found.ledger() as (ledger, _):
+                yield ledger
+            return
+    raise ConfigError(
+        f"{folder} has no ledger.sqlite; give a client's state-dir, or the folder of its release store"
+    )
+
+
+def report_ledger(folder: Path, delta: float) -> LedgerReport:
+    """Sum up a ledger; nothing in it changes.
+
+    Parameters
+    ----------
+    folder
+        A client's state folder, or its release store.
+    delta
+        At which epsilon is stated.
+
+    Raises
+    ------
+    ConfigError
+        When there is no ledger.
+    PrivacyError
+        When it is damaged, or ``delta`` is out of range.
+    """
+    with _opened(folder) as ledger:
+        totals = ledger.totals
+        spent, persons = totals.of_all(), totals.of_persons()
+        return LedgerReport(
+            images=totals.images(),
+            spent=spent,
+            epsilon=round_up(epsilon_from_mu(spent.mu, delta)),
+            persons=persons,
+            persons_epsilon=round_up(epsilon_from_mu(persons.mu, delta)) if persons else None,
+            releases=len(ledger.releases()),
+            failed=len(totals.failed_batches()),
+            seeded="seeded" in totals.noise_kinds(),
+        )
+
+
+def accept_failed_noise(folder: Path) -> int:
+    """Allow new noisings after failed health checks, as the owner decided; the charges stay.
+
+    Returns
+    -------
+    int
+        How many failures were accepted.
+
+    Raises
+    ------
+    ConfigError, PrivacyError
+        As :func:`report_ledger`.
+    """
+    with _opened(folder) as ledger:
+        return ledger.accept_failures()
