@@ -109,7 +109,7 @@ def _table(statement: dict[str, Any], steps: int) -> str:
             f"{statement['epsilon_theorem_5_1']:.3f}",
             "the paper's bound: valid, looser",
         ),
-        ("delta", f"{statement['delta']:g}", "chance per image that epsilon does not hold"),
+        ("delta", f"{statement['delta']:g}", "added to the factor e^epsilon, per image"),
         ("mu", f"{statement['mu']:.4f}", "2 C sqrt(abar) / sqrt(1 - abar)"),
         ("t0", f"{statement['t0']}", f"of {steps} steps, {statement['schedule']} schedule"),
         ("alpha_bar", f"{statement['alpha_bar']:.6g}", "share of signal power left after t0 steps"),

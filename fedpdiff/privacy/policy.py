@@ -170,7 +170,7 @@ _TEMPLATE = """\
 # The smaller, the more noise: above about 10 the guarantee is weak, above 20 it is nearly empty.
 epsilon = 10.0
 
-# Chance per image that epsilon does not hold. Proposed for {images} images: 1 / (10 x images), at most 1e-5.
+# Added to the factor e^epsilon, per image. Proposed for {images} images: 1 / (10 x images), at most 1e-5.
 # Fix it once; it need not follow the number of images.
 delta = {delta}
 
