@@ -79,6 +79,16 @@ def test_a_sharp_image_hides_what_tweedie_recovers(world: Any, make_noisy: Any, 
     assert recovery(tweedie(world.prior(), uploads, level, LABELS), truth, guess).score < 1
 
 
+@pytest.mark.parametrize(("level", "expected"), [(300, 0.909), (500, 1.507), (690, 1.797)])
+def test_fifty_steps_recover_what_is_known_for_them(
+    world: Any, make_noisy: Any, level: int, expected: float
+) -> None:
+    truth = world.draw(COUNT, 5)
+    uploads = make_noisy(truth, level, 6)
+    score = recovery(ddim(world.prior(), uploads, level, LABELS), truth, world.mean.expand(COUNT, -1))
+    assert score.score == pytest.approx(expected, abs=4 * score.standard_error + 0.015)
+
+
 def test_the_deterministic_path_has_the_right_spread(world: Any, make_noisy: Any) -> None:
     """Its end is distributed like the images: the mean square of each axis is that of the data."""
     end = ddim(world.prior(), make_noisy(world.draw(COUNT, 7), 500, 8), 500, LABELS, steps=500)
