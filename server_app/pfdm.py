@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
 from fedpdiff.errors import MessageError
+from fedpdiff.federation.certificates import check_declared
 from fedpdiff.federation.protocol import (
     Instruction,
     PhaseReport,
@@ -154,6 +155,7 @@ class PFDM(Strategy):
             with self.participants.judging(node):
                 manifest, _, _ = unpack(reply, ReleaseManifest)
                 check_manifest(manifest, agreement.mechanism, class_names, self._fingerprint)
+                check_declared(manifest, agreement.centre)
                 spool = Spool(self.tasks.folder.spool(manifest.site), manifest)
                 self.participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
                 spool.create()

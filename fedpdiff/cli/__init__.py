@@ -9,7 +9,7 @@ from importlib import import_module
 
 from fedpdiff.errors import FedpdiffError
 
-COMMANDS = ("simulate", "privacy", "audit", "report")
+COMMANDS = ("simulate", "privacy", "policy", "ledger", "verify", "audit", "attack", "report")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from fedpdiff.errors import DataError, MessageError
 from fedpdiff.evaluation import evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
+from fedpdiff.federation.certificates import certificate_text
 from fedpdiff.federation.networks import Trainer, use_threads
 from fedpdiff.federation.protocol import (
     Mechanism,
@@ -171,6 +172,7 @@ class ClientTasks:
             class_counts=np.bincount(release.labels, minlength=len(self.data.class_names)).tolist(),
             rows_per_shard=rows,
             shards=-(-len(release.labels) // rows),
+            certificate=certificate_text(release.certificate),
         )
 
     # -- personal training --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PROTOCOL = "fedpdiff/1"
 SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+LONGEST_CERTIFICATE = 2**18
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -81,6 +82,8 @@ class ReleaseManifest(Reply, Mechanism):
         Images per class; labels and counts are public in PFDM.
     rows_per_shard, shards
         How the upload is divided.
+    certificate
+        JSON, as :func:`~fedpdiff.privacy.certificate.make_certificate` made it; empty for seeded noise.
     """
 
     fingerprint: str = Field(pattern=_SHA256)
@@ -88,6 +91,7 @@ class ReleaseManifest(Reply, Mechanism):
     class_counts: list[int] = Field(min_length=1)
     rows_per_shard: int = Field(ge=1)
     shards: int = Field(ge=1)
+    certificate: str = Field(max_length=LONGEST_CERTIFICATE)
 
     @property
     def images(self) -> int:

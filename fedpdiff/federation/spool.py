@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fedpdiff.errors import MessageError
+from fedpdiff.federation.certificates import check_received
 from fedpdiff.federation.protocol import Mechanism, ReleaseManifest, ShardManifest
 from fedpdiff.privacy.arrival import check_noise_level
-from fedpdiff.privacy.wire import decode, encoded_size
+from fedpdiff.privacy.certificate_digests import upload_digest
+from fedpdiff.privacy.wire import decode, encoded_size, unpack
 from fedpdiff.runfolder import write_json
 
 SHARD_BYTES = 16 * 2**20
-_MANIFEST = "manifest.json"
+MANIFEST, CERTIFICATE = "manifest.json", "certificate.json"
 
 
 def rows_per_shard(mechanism: Mechanism) -> int:
@@ -97,12 +101,19 @@ class Spool:
     def create(self) -> None:
         """Make the folder, without shards; what an earlier attempt left is deleted."""
         self.discard()
-        write_json(self.folder / _MANIFEST, self.manifest.model_dump(exclude_none=True))
+        stated = self.manifest.model_dump(exclude_none=True)
+        certificate = stated.pop("certificate")
+        write_json(self.folder / MANIFEST, stated)
+        if certificate:
+            (self.folder / CERTIFICATE).write_text(certificate, "utf-8")
 
     @classmethod
     def open(cls, folder: Path) -> Spool:
         """Read a spool that the server filled; writes nothing, so that many clients may do it at once."""
-        return cls(folder, ReleaseManifest.model_validate_json((folder / _MANIFEST).read_text("utf-8")))
+        stated = json.loads((folder / MANIFEST).read_text("utf-8"))
+        certificate = folder / CERTIFICATE
+        stated["certificate"] = certificate.read_text("utf-8") if certificate.exists() else ""
+        return cls(folder, ReleaseManifest.model_validate(stated))
 
     def accept(self, shard: ShardManifest, arrays: dict[str, np.ndarray]) -> None:
         """Check one shard and write it.
@@ -146,7 +157,7 @@ class Spool:
         Raises
         ------
         MessageError
-            When labels and declared counts disagree.
+            When labels and declared counts disagree, or the bytes are not those of the certificate.
         PrivacyError
             When all shards together carry less noise than declared.
         """
@@ -157,17 +168,30 @@ class Spool:
                 f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent "
                 f"{counts}"
             )
+        check_received(self.manifest, self.digest())
         check_noise_level(values.numpy(), self.manifest.alpha_bar, self.manifest.wire_bits)
         self.complete = True
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the upload as a certificate states it, however it came in shards."""
+        codes, labels = zip(*self._shards(), strict=True)
+        pixels, bits = int(np.prod(self.manifest.image_shape)), self.manifest.wire_bits
+        unpacked = (unpack(part, bits, len(rows) * pixels) for part, rows in zip(codes, labels, strict=True))
+        return upload_digest(unpacked, np.concatenate(labels))
 
     def read(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return decoded uploads, float32 (N, C, H, W), and labels, int64 (N,)."""
         values, labels = [], []
+        for codes, rows in self._shards():
+            labels.append(torch.from_numpy(rows))
+            values.append(torch.from_numpy(self._decode(codes, len(rows))))
+        return torch.cat(values), torch.cat(labels)
+
+    def _shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield codes and labels of each shard in order."""
         for shard in range(self.manifest.shards):
             with np.load(self._path(shard), allow_pickle=False) as file:
-                labels.append(torch.from_numpy(file["labels"]))
-                values.append(torch.from_numpy(self._decode(file["codes"], len(labels[-1]))))
-        return torch.cat(values), torch.cat(labels)
+                yield file["codes"], file["labels"]
 
     def discard(self) -> None:
         """Delete everything of this site."""

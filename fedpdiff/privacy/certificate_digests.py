@@ -47,6 +47,15 @@ def wire_digests(integers: Iterable[NDArray[np.int16]], labels: NDArray[np.int64
     return {str(bits): digest.hexdigest() for bits, digest in digests.items()}
 
 
+def upload_digest(unpacked: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64]) -> str:
+    """Return the same hash for one width, from the codes that arrived, one byte per value, in their order."""
+    digest = hashlib.sha256()
+    for part in unpacked:
+        digest.update(part.tobytes())
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 def checksum(certificate: Mapping[str, Any]) -> str:
     """Return the SHA-256 of everything else in a certificate: it finds damage, but is no signature."""
     rest = {key: value for key, value in certificate.items() if key != "checksum"}

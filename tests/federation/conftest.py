@@ -9,6 +9,10 @@ import torch
 
 from fedpdiff.config import RunConfig
 from fedpdiff.federation.agreement import Agreement, propose
+from fedpdiff.federation.certificates import certificate_text
+from fedpdiff.privacy.certificate import make_certificate
+from fedpdiff.privacy.certificate_facts import ReleaseFacts
+from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.types import LabelledImages
 
 
@@ -45,3 +49,29 @@ def no_images() -> LabelledImages:
 @pytest.fixture
 def zeros() -> np.ndarray:
     return np.zeros((1, 8, 8), np.float32)
+
+
+@pytest.fixture
+def release_request(agreement: Agreement) -> ReleaseRequest:
+    """Return the request that follows from the agreement."""
+    mechanism = agreement.mechanism
+    return ReleaseRequest(
+        t0=mechanism.t0,
+        alpha_bar=mechanism.alpha_bar,
+        clip=mechanism.clip,
+        centre=agreement.centre,
+        schedule=mechanism.schedule,
+        diffusion_steps=mechanism.diffusion_steps,
+        delta=mechanism.delta,
+        noise=mechanism.noise,
+    )
+
+
+@pytest.fixture
+def certified(release_request: ReleaseRequest, facts_of: Callable[..., ReleaseFacts]) -> Callable[..., str]:
+    """Return ``certified(integers, labels, clip=9.0)``: a certificate as it travels."""
+
+    def make(integers: np.ndarray, labels: np.ndarray, **changes: Any) -> str:
+        return certificate_text(make_certificate(facts_of(release_request, integers, labels, **changes)))
+
+    return make

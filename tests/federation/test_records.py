@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedpdiff.errors import MessageError
 from fedpdiff.federation.protocol import (
+    LONGEST_CERTIFICATE,
     Instruction,
     PhaseReport,
     Refusal,
@@ -41,11 +42,12 @@ MESSAGES = [
     ReleaseManifest.model_validate(
         MECHANISM
         | {"fingerprint": HASH, "site": "a", "class_counts": [3, 0, 2], "rows_per_shard": 4, "shards": 2}
+        | {"certificate": '{"epsilon": 8.774, "unit": "one image"}\n'}
     ),
     ReleaseManifest.model_validate(
         MECHANISM
         | {"fingerprint": HASH, "site": "client-0", "number": 0, "class_counts": [9]}
-        | {"rows_per_shard": 16, "shards": 1}
+        | {"rows_per_shard": 16, "shards": 1, "certificate": ""}
     ),
     ShardManifest(site="site-a", shard=0, rows=4, sha256=HASH),
     PhaseReport(site="site_b.2", seconds=1.5, gradient_steps=10),
@@ -121,6 +123,8 @@ def test_a_refusal_is_raised_in_its_own_words() -> None:
         ({"class_counts": []}, "class_counts"),
         ({"fingerprint": HASH[:-1]}, "fingerprint"),
         ({"images": b"pixels"}, "images"),
+        ({"certificate": ["8.774"]}, "certificate"),
+        ({"certificate": " " * (LONGEST_CERTIFICATE + 1)}, "certificate"),
     ],
 )
 def test_wrong_fields_are_named(change: dict[str, Any], message: str) -> None:
@@ -129,7 +133,7 @@ def test_wrong_fields_are_named(change: dict[str, Any], message: str) -> None:
         unpack(RecordDict({"message": ConfigRecord(fields)}), ReleaseManifest)
 
 
-@pytest.mark.parametrize("field", ["fingerprint", "site", "t0", "class_counts"])
+@pytest.mark.parametrize("field", ["fingerprint", "site", "t0", "class_counts", "certificate"])
 def test_missing_fields_are_named(field: str) -> None:
     fields = dict(pack(MESSAGES[3])["message"])
     del fields[field]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedpdiff.privacy.mechanism import release_integers
 from fedpdiff.privacy.wire import encode
 from fedpdiff.types import LabelledImages
 
+Certified = Callable[[np.ndarray, np.ndarray], str]
 HASH = "0123456789abcdef" * 4
 NAMES = tuple("0123456789")
 ROWS = 16
@@ -32,7 +34,14 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def manifest(agreement: Agreement, images: LabelledImages) -> ReleaseManifest:
+def integers(agreement: Agreement, images: LabelledImages) -> np.ndarray:
+    return release_of(agreement, images)
+
+
+@pytest.fixture
+def manifest(
+    agreement: Agreement, images: LabelledImages, integers: np.ndarray, certified: Certified
+) -> ReleaseManifest:
     return ReleaseManifest(
         **agreement.mechanism.model_dump(),
         fingerprint=HASH,
@@ -41,6 +50,7 @@ def manifest(agreement: Agreement, images: LabelledImages) -> ReleaseManifest:
         class_counts=images.counts(10),
         rows_per_shard=ROWS,
         shards=3,
+        certificate=certified(integers, images.labels.numpy()),
     )
 
 
@@ -51,17 +61,21 @@ def spool(manifest: ReleaseManifest, tmp_path: Path) -> Spool:
     return spool
 
 
-def codes_of(agreement: Agreement, images: LabelledImages, alpha_bar: float | None = None) -> np.ndarray:
-    """Return the honest upload as codes per image, or one with the noise of another ``alpha_bar``."""
+def release_of(agreement: Agreement, images: LabelledImages, alpha_bar: float | None = None) -> np.ndarray:
+    """Return the honest release, or one with the noise of another ``alpha_bar``."""
     mechanism = agreement.mechanism
-    integers = release_integers(
+    return release_integers(
         images.pixels().numpy(),
         agreement.centre,
         mechanism.clip,
         alpha_bar or mechanism.alpha_bar,
         SeededNoise(1),
     )
-    return encode(integers, mechanism.wire_bits).reshape(len(images), -1)
+
+
+def codes_of(integers: np.ndarray) -> np.ndarray:
+    """Return a release as codes per image."""
+    return encode(integers, 8).reshape(len(integers), -1)
 
 
 def shard_of(
@@ -79,8 +93,8 @@ def shard_of(
 
 
 @pytest.fixture
-def codes(agreement: Agreement, images: LabelledImages) -> np.ndarray:
-    return codes_of(agreement, images)
+def codes(integers: np.ndarray) -> np.ndarray:
+    return codes_of(integers)
 
 
 def test_an_honest_upload_is_kept_as_it_came(
@@ -114,7 +128,7 @@ def test_a_new_attempt_starts_empty(spool: Spool, codes: np.ndarray, images: Lab
     spool.accept(*shard_of(codes, images.labels.numpy(), 0))
     again = Spool(spool.folder, spool.manifest)
     again.create()
-    assert [path.name for path in spool.folder.iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in spool.folder.iterdir()) == ["certificate.json", "manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +182,7 @@ def test_wrong_shard_manifests_are_refused(
 def test_too_little_noise_is_refused(
     t0: int, spool: Spool, agreement: Agreement, images: LabelledImages
 ) -> None:
-    weak = codes_of(agreement, images, float(NoiseSchedule("linear", 1000).alpha_bar[t0]))
+    weak = codes_of(release_of(agreement, images, float(NoiseSchedule("linear", 1000).alpha_bar[t0])))
     with pytest.raises(PrivacyError, match="less noise"):
         spool.accept(*shard_of(weak, images.labels.numpy(), 0))
     assert not list(spool.folder.glob("shard*"))
@@ -183,11 +197,19 @@ def test_the_same_noisy_image_twice_is_refused(
 
 
 def test_noise_shared_between_shards_is_refused(
-    spool: Spool, codes: np.ndarray, images: LabelledImages
+    manifest: ReleaseManifest,
+    integers: np.ndarray,
+    images: LabelledImages,
+    certified: Certified,
+    tmp_path: Path,
 ) -> None:
-    codes[ROWS : 2 * ROWS] = codes[:ROWS]
+    """Also when the certificate is about just these bytes."""
+    integers[ROWS : 2 * ROWS] = integers[:ROWS]
+    text = certified(integers, images.labels.numpy())
+    spool = Spool(tmp_path / "twice", manifest.model_copy(update={"certificate": text}))
+    spool.create()
     for number in range(3):
-        spool.accept(*shard_of(codes, images.labels.numpy(), number))
+        spool.accept(*shard_of(codes_of(integers), images.labels.numpy(), number))
     with pytest.raises(PrivacyError, match="twice"):
         spool.finish()
     assert not spool.complete
