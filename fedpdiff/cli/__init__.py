@@ -9,7 +9,7 @@ from importlib import import_module
 
 from fedpdiff.errors import FedpdiffError
 
-COMMANDS = ("simulate", "privacy", "policy", "ledger", "verify", "audit", "attack", "report")
+COMMANDS = ("simulate", "privacy", "policy", "ledger", "verify", "audit", "report")
 
 
 def build_parser() -> argparse.ArgumentParser:
