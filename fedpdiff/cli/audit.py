@@ -111,7 +111,11 @@ def _text(report: AuditReport, args: argparse.Namespace, seconds: float) -> str:
     rows = [
         ("", "measured", "promised"),
         ("mu (99.9 %)", _interval(report.mu_interval), f"{promised['mu']:.4f}"),
-        ("epsilon (99.9 %)", _interval(epsilon), f"{promised['epsilon']:.3f}, exact (Balle & Wang)"),
+        (
+            "epsilon, one image (99.9 %)",
+            _interval(epsilon),
+            f"{promised['epsilon']:.3f}, exact (Balle & Wang)",
+        ),
         ("", "", f"{promised['epsilon_theorem_5_1']:.3f}, by Theorem 5.1 (looser)"),
         ("  assuming nothing (99.9 %)", f"at least {report.epsilon_at_least:.2f}", ""),
         ("  one-run guesses (95 %)", f"at least {report.one_run_epsilon:.2f}", ""),

@@ -60,7 +60,11 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _explain(preset: Preset) -> str:
-    budget = f"epsilon {preset.shown('epsilon'):g}" if preset.shown("epsilon") else f"t0 {preset.shown('t0')}"
+    budget = (
+        f"epsilon {preset.shown('epsilon'):g} per image"
+        if preset.shown("epsilon")
+        else f"t0 {preset.shown('t0')}"
+    )
     data = preset.shown("data") or "given with --set data=PATH"
     figures = f"{preset.shown('clients')} clients, {budget}, data: {data}"
     return f"{preset.name}\n    {preset.description}\n    {figures}"

@@ -87,8 +87,8 @@ def _warning(epsilon: float | None) -> str | None:
     if epsilon is None or epsilon <= wording.LARGE_EPSILON:
         return None
     return (
-        f"An epsilon of {wording.epsilon(epsilon)} is large: as a worst-case guarantee it promises very "
-        "little. It suits an experiment on images that are public anyway, not images of people."
+        f"An epsilon of {wording.epsilon(epsilon)} for one image is large: as a worst-case guarantee "
+        "it promises very little. It suits an experiment on images that are public anyway, not images of people."
     )
 
 

@@ -70,9 +70,9 @@ _OPENING = """
 <dl class="tiles">
 <div><dt>Minority gap closed</dt><dd>{{ results.gap_closed_mean | percent }}
 <small>0 %: training alone. 100 %: training on everybody’s images</small></dd></div>
-<div><dt>Privacy of each image</dt><dd>ε = {{ results.privacy.get("epsilon") | epsilon }}
+<div><dt>Privacy of one image's pixels</dt><dd>ε = {{ results.privacy.get("epsilon") | epsilon }}
 <small>at δ = {{ results.privacy.get("delta", "–") }}
-{%- if privacy.banner %}; void here{% elif privacy.warning %}; a weak guarantee{% endif %}</small></dd></div>
+{%- if privacy.banner %}; void here{% elif privacy.warning %}; nearly empty{% endif %}</small></dd></div>
 {% if results.bytes_up %}<div><dt>Upload per client</dt><dd>{{ results.bytes_up | max | bytes }}
 <small>once; {{ results.bytes_down | max | bytes }} down</small></dd></div>{% endif %}
 {% if seconds is not none %}<div><dt>Time</dt><dd>{{ seconds | duration }}
