@@ -15,6 +15,7 @@ from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.ball import choose_centre, choose_radius
 from fedpdiff.privacy.calibration import mu_of, smallest_t0
+from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.runfolder import write_json
 from fedpdiff.types import LabelledImages
 
@@ -46,6 +47,24 @@ class Agreement:
             return cls(mechanism, np.load(folder / "centre.npy", allow_pickle=False))
         except (OSError, ValueError) as error:
             raise MessageError(f"no release was agreed on before this request ({error})") from error
+
+    def request(self, config: RunConfig) -> ReleaseRequest:
+        """Return what is asked of a client's images; what the mechanism leaves open is in the settings."""
+        # Size and channels are those of the centre; the colours of painted images depend on the seed.
+        painted = f", colours of seed {config.seed}" if config.data_transform == "colorize" else ""
+        mechanism = self.mechanism
+        return ReleaseRequest(
+            t0=mechanism.t0,
+            alpha_bar=mechanism.alpha_bar,
+            clip=mechanism.clip,
+            centre=self.centre,
+            schedule=mechanism.schedule,
+            diffusion_steps=mechanism.diffusion_steps,
+            delta=mechanism.delta,
+            noise=mechanism.noise,
+            preprocessing=f"fit = {config.fit}{painted}",
+            coordinator=config.coordinator,
+        )
 
 
 def public_ball(config: RunConfig, public: LabelledImages) -> tuple[NDArray[np.float32], float]:

@@ -34,12 +34,13 @@ from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.privacy import steps
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNoise
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
-from fedpdiff.privacy.release import Release, ReleaseRequest, ReleaseStore
+from fedpdiff.privacy.release import Release, ReleaseStore
 from fedpdiff.privacy.wire import encode
 from fedpdiff.runfolder import ClientFolder, RunFolder, write_json
 from fedpdiff.types import LabelledImages
@@ -56,6 +57,13 @@ class ClientTasks:
         Checked run and node settings.
     run_id
         Flower's number of the run; names the run folder where ``run-dir`` does not.
+
+    Raises
+    ------
+    ConfigError
+        When a real site's policy file cannot be read.
+    PrivacyError
+        When that policy does not name the run's coordinator: then nothing at all is done for it.
     """
 
     def __init__(self, config: RunConfig, node: NodeConfig, run_id: int) -> None:
@@ -107,7 +115,9 @@ class ClientTasks:
             agreement = Agreement(mechanism, arrays["centre"])
             release = self._release(agreement)
             agreement.save(self.folder.agreement)
-        return self._manifest(mechanism, release)
+        manifest = self._manifest(mechanism, release)
+        steps.reached("reply ready")
+        return manifest
 
     def shard(self, number: int) -> tuple[ShardManifest, Arrays]:
         """Return one shard of the release, coded for the wire.
@@ -117,10 +127,13 @@ class ClientTasks:
         MessageError
             When there is no such shard.
         PrivacyError
-            When there is no release on disk, or a damaged one.
+            When there is no release, the policy no longer allows it, or the ledger is damaged.
         """
         agreement = Agreement.load(self.folder.agreement)
         release = self._store(agreement.mechanism).read()  # never made here: one release, however often sent
+        wanted = agreement.request(self.config).settings()
+        if any(release.manifest[key] != value for key, value in wanted.items()):
+            raise MessageError("the release on disk is not the one last agreed on; ask for the release again")
         size = rows_per_shard(agreement.mechanism)
         rows = slice(number * size, (number + 1) * size)
         labels = np.ascontiguousarray(release.labels[rows], dtype=np.int64)
@@ -133,33 +146,19 @@ class ClientTasks:
         return manifest, {"codes": codes, "labels": labels}
 
     def _release(self, agreement: Agreement) -> Release:
-        mechanism = agreement.mechanism
-        request = ReleaseRequest(
-            t0=mechanism.t0,
-            alpha_bar=mechanism.alpha_bar,
-            clip=mechanism.clip,
-            centre=agreement.centre,
-            schedule=mechanism.schedule,
-            diffusion_steps=mechanism.diffusion_steps,
-            delta=mechanism.delta,
-            noise=mechanism.noise,
-            preprocessing=_preprocessing(self.config),
-            coordinator=self.config.coordinator,
-        )
         noise: NoiseSource = SecureNoise()
-        if mechanism.noise == "seeded":  # agreed to by a simulated client only, see check_request
+        if agreement.mechanism.noise == "seeded":  # agreed to by a simulated client only, see check_request
             noise = SeededNoise(self.config.seed, self.site, "release")
         private = PrivateImages(self.data.train, self.data.digests, self.data.persons)
-        return self._store(mechanism).get_or_make(request, private, noise)
+        request = agreement.request(self.config)
+        return self._store(agreement.mechanism).get_or_make(request, private, noise)
 
     def _store(self, mechanism: Mechanism) -> ReleaseStore:
         return ReleaseStore(self.folder.release, self._site_policy or self._simulated_policy(mechanism))
 
     def _simulated_policy(self, mechanism: Mechanism) -> Policy:
         """Return the limits of a simulated client: what its run asks for, once."""
-        epsilon = self.config.epsilon or epsilon_from_mu(
-            mu_of(mechanism.alpha_bar, mechanism.clip), mechanism.delta
-        )
+        epsilon = epsilon_from_mu(mu_of(mechanism.alpha_bar, mechanism.clip), mechanism.delta)
         return Policy.simulation(epsilon, mechanism.delta)
 
     def _manifest(self, mechanism: Mechanism, release: Release) -> ReleaseManifest:
@@ -278,12 +277,6 @@ class ClientTasks:
 
 def _mechanism_of(instruction: ReleaseInstruction) -> Mechanism:
     return Mechanism(**{key: getattr(instruction, key) for key in Mechanism.model_fields})
-
-
-def _preprocessing(config: RunConfig) -> str:
-    """Return, in words, what turns an original into pixels; its size and channels are those of the centre."""
-    painted = f", colours of seed {config.seed}" if config.data_transform == "colorize" else ""
-    return f"fit = {config.fit}{painted}"
 
 
 def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:

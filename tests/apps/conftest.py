@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
@@ -115,6 +116,21 @@ def site_folder(tmp_path: Path) -> Callable[..., str]:
             for row in (data.target == digit).nonzero()[0][:count]:
                 Image.fromarray((data.images[row] * 255 / 16).astype("uint8")).save(folder / f"{row}.png")
         return str(tmp_path / "sites" / name)
+
+    return make
+
+
+@pytest.fixture
+def site_policy(tmp_path: Path) -> Callable[..., str]:
+    """Return ``site_policy("north", epsilon=5.0)``: a site's policy file, generous but for these limits."""
+
+    def make(name: str, **limits: Any) -> str:
+        generous = {"epsilon": 100.0, "delta": 1e-5, "schedules": ["linear", "cosine"]}
+        settings = generous | {key.replace("_", "-"): value for key, value in limits.items()}
+        path = tmp_path / "policies" / f"{name}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+        return str(path)
 
     return make
 

@@ -91,13 +91,16 @@ class Client:
 
 
 @pytest.fixture
-def make_client(ask: Any, settings: Any, site_folder: Any, tmp_path: Path) -> Callable[..., Client]:
-    def make(where: str, **changes: Any) -> Client:
+def make_client(
+    ask: Any, settings: Any, site_folder: Any, site_policy: Any, tmp_path: Path
+) -> Callable[..., Client]:
+    def make(where: str, policy: dict[str, Any] | None = None, **changes: Any) -> Client:
         run = settings(**{"clip-rule": "fixed", "centre": "none", "epsilon": 50.0} | changes)
         node: dict[str, Any] = {"partition-id": 1, "num-partitions": 2}
         if where == "deployment":
             path = site_folder("north", range(10), 12)
             node = {"data-path": path, "state-dir": str(tmp_path / "state"), "site-name": "north"}
+            node["policy"] = site_policy("north", **policy or {})
         return Client(ask, run, node)
 
     return make

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,25 @@ def test_everything_that_leaves_a_client(client: Any) -> None:
         model.model_validate(fields)
         assert set(fields) <= set(model.model_fields)
         assert not any(isinstance(value, bytes) for value in fields.values())
-        assert all(len(str(value)) <= 64 for value in fields.values())
+        assert all(len(str(value)) <= 64 for name, value in fields.items() if name != "certificate")
     assert set(sent["upload"]["arrays"]) == {"codes", "labels"}
     assert sent["release"]["message"]["site"] == ("client-1" if simulated else "north")
     assert ("number" in sent["release"]["message"]) == simulated
     _no_array_holds_an_image(client, sent)
     _no_array_holds_personal_weights(client, sent)
+    _the_certificate_tells_nothing_else(client, sent["release"]["message"]["certificate"])
+
+
+def _the_certificate_tells_nothing_else(client: Any, text: str) -> None:
+    """It is the one beside the release; no key or digest of an image and no path of the site is in it."""
+    outbox = client.folder / "state" / "release" / "outbox"
+    assert json.loads(text) == json.loads((outbox / "certificate.json").read_text())
+    with sqlite3.connect(outbox.parent / "ledger.sqlite") as ledger:
+        keys = [key for (key,) in ledger.execute("SELECT key FROM images")]
+    secret = (outbox.parent / "secret").read_bytes()
+    assert len(keys) == len(client.data.train)
+    assert not any(hidden.hex() in text for hidden in (*keys, *client.data.digests, secret))
+    assert str(client.folder.parent) not in text
 
 
 def _arrays(sent: dict[str, RecordDict]) -> list[np.ndarray]:
