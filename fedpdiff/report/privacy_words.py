@@ -88,7 +88,8 @@ def _warning(epsilon: float | None) -> str | None:
         return None
     return (
         f"An epsilon of {wording.epsilon(epsilon)} for one image is large: as a worst-case guarantee "
-        "it promises very little. It suits an experiment on images that are public anyway, not images of people."
+        "it promises very little. It suits an experiment on images that are public anyway, not images "
+        "of people."
     )
 
 
