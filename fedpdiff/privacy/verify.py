@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.certificate_check import check_certificate, parse_certificate
 from fedpdiff.privacy.certificate_digests import wire_digests
+from fedpdiff.privacy.verify_ledger import ledger_problems
 
 CERTIFICATE = "certificate.json"
 _CHUNK_VALUES = 1 << 22
@@ -32,14 +33,19 @@ def verify_release(folder: Path) -> list[str]:
     ----------
     folder
         Holds ``certificate.json``, ``manifest.json``, ``release.npy`` and ``labels.npy``. Headers of the
-        arrays are compared with what they must be, never parsed.
+        arrays are compared with what they must be, never parsed. In a client's release store the ledger
+        must say the same; a copy of the folder elsewhere can be checked without it.
     """
     try:
         certificate = parse_certificate(_read(folder / CERTIFICATE))
         problems = check_certificate(certificate)
         if problems:
             return problems  # its shapes cannot be relied on
-        return _manifest_problems(folder, certificate) + _byte_problems(folder, certificate)
+        return [
+            *_manifest_problems(folder, certificate),
+            *_byte_problems(folder, certificate),
+            *ledger_problems(folder.parent, certificate),
+        ]
     except PrivacyError as error:
         return [str(error)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from fedpdiff.cli import main
 from fedpdiff.federation.certificates import certificate_text
 from fedpdiff.federation.protocol import ReleaseManifest, ShardManifest
 from fedpdiff.federation.spool import Spool, shard_digest
+from fedpdiff.privacy.certificate import make_certificate
+from fedpdiff.privacy.certificate_facts import PolicyCeilings, ReleaseFacts, SelfTest
 from fedpdiff.privacy.gaussian_noise import SecureNoise, SeededNoise
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
@@ -26,6 +29,11 @@ from fedpdiff.types import LabelledImages
 ALPHA_BAR = NoiseSchedule("linear", 1000).alpha_bar
 
 
+def request(t0: int, noise: str = "secure") -> ReleaseRequest:
+    centre = np.zeros((1, 4, 4), np.float32)
+    return ReleaseRequest(t0, float(ALPHA_BAR[t0]), 10.0, centre, "linear", 1000, 1e-5, noise)
+
+
 def release(folder: Path, noise: str = "secure", t0s: tuple[int, ...] = (690,)) -> Release:
     """Release 12 images as a client does, once at each t0."""
     generator = torch.Generator().manual_seed(1)
@@ -34,11 +42,8 @@ def release(folder: Path, noise: str = "secure", t0s: tuple[int, ...] = (690,)) 
     private = PrivateImages(LabelledImages(pixels, torch.arange(12) % 3), digests)
     store = ReleaseStore(folder, Policy.simulation(100.0, 1e-5))
     for t0 in t0s:
-        request = ReleaseRequest(
-            t0, float(ALPHA_BAR[t0]), 10.0, np.zeros((1, 4, 4), np.float32), "linear", 1000, 1e-5, noise
-        )
         source = SecureNoise() if noise == "secure" else SeededNoise(1)
-        made = store.get_or_make(request, private, source)
+        made = store.get_or_make(request(t0, noise), private, source)
     return made
 
 
@@ -152,6 +157,52 @@ def test_an_understated_epsilon(run: Path, folder: str, capsys: pytest.CaptureFi
     path.write_text(path.read_text().replace("8.774", "8.773"))
     assert main(["verify", str(run / folder)]) == 1
     assert "epsilon is 8.773, but 8.774 follows" in capsys.readouterr().out
+
+
+def test_a_noising_that_is_not_stated(
+    run: Path, tmp_path: Path, facts_of: Callable[..., ReleaseFacts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Client 1's images were noised twice; a certificate of one noising is right in itself, not beside it."""
+    outbox = run / "client-1/state/release/outbox"
+    stated = json.loads((outbox / "certificate.json").read_text())
+    facts = facts_of(
+        request(700),
+        np.load(outbox / "release.npy"),
+        np.load(outbox / "labels.npy"),
+        policy=PolicyCeilings(**stated["policy"]),
+        self_test=SelfTest(True, tuple(stated["self_test"]["tests"]), stated["self_test"]["added_delta"]),
+        created=stated["created"],
+        software=stated["software"],
+    )
+    forged = make_certificate(facts)
+    differing = {key for key in stated if stated[key] != forged[key]}
+    assert differing == {"statement", "composition", "per_person", "checksum"}
+    (outbox / "certificate.json").write_text(json.dumps(forged))
+    assert main(["verify", str(shutil.copytree(outbox, tmp_path / "elsewhere"))]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(run / "client-1")]) == 1
+    text = capsys.readouterr().out
+    assert all(f"{key} is not what the ledger beside it says" in text for key in differing - {"checksum"})
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "another's"])
+def test_no_ledger_no_verdict(run: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = run / "client-0/state/release/ledger.sqlite"
+    if damage == "missing":
+        ledger.unlink()
+    elif damage == "empty":
+        ledger.write_bytes(b"")
+    else:
+        shutil.copy(run / "client-1/state/release/ledger.sqlite", ledger)
+    assert main(["verify", str(run / "client-0")]) == 1
+    assert "the ledger beside it" in capsys.readouterr().out
+
+
+def test_verifying_changes_nothing(run: Path) -> None:
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
+    assert main(["verify", str(run)]) == 0
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_spooled_bytes_of_another_client(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
