@@ -49,7 +49,7 @@ def personalize(message: Message, context: Context) -> Message:
 
 @app.evaluate("sample")
 def sample(message: Message, context: Context) -> Message:
-    """Sample with both halves; only a simulated client returns scores."""
+    """Sample with both halves; a real site returns scores only if its policy says so."""
 
     def task(tasks: ClientTasks, instruction: Instruction, arrays: Arrays) -> RecordDict:
         report, metrics = tasks.sample(arrays)

@@ -20,7 +20,7 @@ log = logging.getLogger("flwr")
 
 @dataclass
 class Site:
-    """A client that takes part: its manifest, its upload, its traffic and, in simulation, its scores."""
+    """A client that takes part: its manifest, upload, traffic and, where it lets them leave, scores."""
 
     manifest: ReleaseManifest
     spool: Spool
@@ -72,7 +72,7 @@ class Participants:
 
     @property
     def simulated(self) -> bool:
-        """Whether all sites are simulated; only then may the server look at raw data and scores."""
+        """Whether all sites are simulated; only then may the server look at raw data."""
         return all(site.manifest.number is not None for site in list(self.sites.values()))
 
     def join(self, node: int, site: Site) -> None:

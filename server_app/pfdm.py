@@ -126,7 +126,8 @@ class PFDM(Strategy):
             arrays = array_record(network_arrays(half.network))
             with self._phase("sampling"):
                 pending = exchange.push(self.configure_evaluate(1, arrays, ConfigRecord(), grid), seconds)
-                self._collect_reports(exchange, pending, with_scores=self.participants.simulated)
+                # A real site sends scores only if its own policy lets them leave.
+                self._collect_reports(exchange, pending, with_scores=True)
                 if own_work is not None:
                     own_work.result()
         return Result(arrays=arrays)

@@ -1,4 +1,4 @@
-"""A simulated client's scores as the flat metrics of a Flower record, ``group/method/metric``, and back."""
+"""A client's scores as the flat metrics of a Flower record, ``group/method/metric``, and back."""
 
 from __future__ import annotations
 

@@ -140,13 +140,14 @@ def test_the_papers_presets_give_the_epsilon_that_they_have(
 
 @pytest.mark.usefixtures("no_report")
 def test_real_sites_with_other_classes(
-    fake_grid: Any, settings: Settings, site_folder: Any, tmp_path: Path
+    fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path
 ) -> None:
     """Three sites, each with its own digits: no score, no loss and no sample reaches the server."""
     nodes = {
         node: {
             "data-path": site_folder(name, digits, 8),
             "state-dir": str(tmp_path / f"state-{name}"),
+            "policy": site_policy(name),
             "site-name": name,
         }
         for node, (name, digits) in enumerate(
@@ -164,6 +165,7 @@ def test_real_sites_with_other_classes(
         "config.json",
         "environment.json",
         "events",
+        "privacy.json",
         "results.json",
         "results.md",
         "server",
@@ -171,6 +173,26 @@ def test_real_sites_with_other_classes(
     assert [path.name for path in (tmp_path / "run" / "events").iterdir()] == ["server.jsonl"]
     assert not any(content.metric_records for _, _, content in grid.sent)
     assert (tmp_path / "state-north" / "scores.json").is_file()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_real_site_may_let_its_scores_leave(
+    fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path
+) -> None:
+    """The site decides, not the server: of two sites one sends scores."""
+    nodes = {
+        node: {
+            "data-path": site_folder(name, range(10), 8),
+            "state-dir": str(tmp_path / f"state-{name}"),
+            "policy": site_policy(name, metrics_may_leave=may_leave),
+            "site-name": name,
+        }
+        for node, (name, may_leave) in enumerate({"north": False, "south": True}.items(), start=11)
+    }
+    results = fake_grid(settings(clients=2), nodes).run_app()
+    north, south = results.clients
+    assert north.groups == {}
+    assert set(south.groups["majority"]) == {"local", "pfdm"}
 
 
 # -- settings and earlier attempts ---------------------------------------------------------------------------

@@ -150,19 +150,21 @@ def test_a_simulated_client_that_wrote_nothing(
     assert results.gap_spread[1] is None
 
 
-def test_scores_of_real_sites_are_refused(
-    fake_grid: Any, settings: Settings, site_folder: Any, tmp_path: Path
+def test_impossible_scores_of_a_real_site_are_refused(
+    fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path
 ) -> None:
     nodes = {
         node: {
             "data-path": site_folder(name, range(10), 5),
             "state-dir": str(tmp_path / name),
+            "policy": site_policy(name),
             "site-name": name,
         }
         for node, name in ((1, "north"), (2, "south"), (3, "west"))
     }
     grid = fake_grid(settings(clients=3), nodes)
-    grid.behaviour[3] = only("evaluate.sample", send_metrics(minority__pfdm__accuracy=1.0))
+    grid.behaviour[2] = only("evaluate.sample", send_metrics(minority__pfdm__accuracy=1.0))
+    grid.behaviour[3] = only("evaluate.sample", send_metrics(minority__pfdm__accuracy=1.5))
     strategy = grid.start()
     assert [(r.site, r.phase) for r in strategy.participants.refused] == [("west", "sampling")]
 
