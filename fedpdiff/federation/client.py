@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from fedpdiff.config import NodeConfig, RunConfig
@@ -19,7 +18,6 @@ from fedpdiff.errors import DataError, MessageError
 from fedpdiff.evaluation import evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
-from fedpdiff.federation.certificates import certificate_text
 from fedpdiff.federation.networks import Trainer, use_threads
 from fedpdiff.federation.protocol import (
     Mechanism,
@@ -30,8 +28,15 @@ from fedpdiff.federation.protocol import (
 )
 from fedpdiff.federation.sampling import Sampler, save_samples
 from fedpdiff.federation.scores import CLIENT_METHODS, Scores, to_metrics
-from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
-from fedpdiff.fingerprint import code_fingerprint
+from fedpdiff.federation.spool import Spool
+from fedpdiff.federation.uploads import (
+    Arrays,
+    asked,
+    cut_shard,
+    describe_release,
+    differences,
+    with_prefix,
+)
 from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.metrics.inception import InceptionFeatures
 from fedpdiff.privacy import steps
@@ -41,11 +46,8 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNois
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseStore
-from fedpdiff.privacy.wire import encode
 from fedpdiff.runfolder import ClientFolder, RunFolder, write_json
 from fedpdiff.types import LabelledImages
-
-Arrays = dict[str, np.ndarray]
 
 
 class ClientTasks:
@@ -100,22 +102,19 @@ class ClientTasks:
         MessageError
             When the centre does not come with the request.
         """
-        if set(arrays) != {"centre"} or arrays["centre"].dtype != np.float32:
-            raise MessageError(
-                "the request for a release must carry the public centre, float32, and nothing else"
-            )
-        mechanism = _mechanism_of(instruction)
-        check_request(mechanism, arrays["centre"], self.config, self.node.simulated)
+        agreement = asked(instruction, arrays)
+        mechanism = agreement.mechanism
+        check_request(mechanism, agreement.centre, self.config, self.node.simulated)
         if list(self.data.class_names) != instruction.class_names:
             raise DataError(
                 f"the run has the classes {', '.join(instruction.class_names)}, but this site's data have "
                 f"{', '.join(self.data.class_names)}; set classes to the same ordered names for all sites"
             )
         with self.events.phase("release", len(self.data.train)):
-            agreement = Agreement(mechanism, arrays["centre"])
             release = self._release(agreement)
             agreement.save(self.folder.agreement)
-        manifest = self._manifest(mechanism, release)
+        classes = len(self.data.class_names)
+        manifest = describe_release(release, mechanism, self.site, self.number, classes)
         steps.reached("reply ready")
         return manifest
 
@@ -131,19 +130,9 @@ class ClientTasks:
         """
         agreement = Agreement.load(self.folder.agreement)
         release = self._store(agreement.mechanism).read()  # never made here: one release, however often sent
-        wanted = agreement.request(self.config).settings()
-        if any(release.manifest[key] != value for key, value in wanted.items()):
+        if differences(release, agreement, self.config):
             raise MessageError("the release on disk is not the one last agreed on; ask for the release again")
-        size = rows_per_shard(agreement.mechanism)
-        rows = slice(number * size, (number + 1) * size)
-        labels = np.ascontiguousarray(release.labels[rows], dtype=np.int64)
-        if not len(labels):
-            raise MessageError(f"shard {number} was asked for, but the release has fewer")
-        codes = encode(np.asarray(release.integers[rows]), agreement.mechanism.wire_bits)
-        manifest = ShardManifest(
-            site=self.site, shard=number, rows=len(labels), sha256=shard_digest(codes, labels)
-        )
-        return manifest, {"codes": codes, "labels": labels}
+        return cut_shard(release, agreement.mechanism, self.site, number)
 
     def _release(self, agreement: Agreement) -> Release:
         noise: NoiseSource = SecureNoise()
@@ -160,19 +149,6 @@ class ClientTasks:
         """Return the limits of a simulated client: what its run asks for, once."""
         epsilon = epsilon_from_mu(mu_of(mechanism.alpha_bar, mechanism.clip), mechanism.delta)
         return Policy.simulation(epsilon, mechanism.delta)
-
-    def _manifest(self, mechanism: Mechanism, release: Release) -> ReleaseManifest:
-        rows = rows_per_shard(mechanism)
-        return ReleaseManifest(
-            **mechanism.model_dump(),
-            fingerprint=code_fingerprint(),
-            site=self.site,
-            number=self.number,
-            class_counts=np.bincount(release.labels, minlength=len(self.data.class_names)).tolist(),
-            rows_per_shard=rows,
-            shards=-(-len(release.labels) // rows),
-            certificate=certificate_text(release.certificate),
-        )
 
     # -- personal training --------------------------------------------------------------------------------
 
@@ -209,12 +185,12 @@ class ClientTasks:
         started = time.monotonic()
         trainer = self._trainer()
         global_half = trainer.empty_global_half()
-        load_network_arrays(global_half.network, _with_prefix(arrays, "global/"))
+        load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
         with self.events.phase("sampling", 0) as progress:
             samples = self._draw(global_half, progress)
             for name, images in samples.items():
                 save_samples(self.folder.samples, name, images)
-            metrics = self._judge(samples, _with_prefix(arrays, "features/"))
+            metrics = self._judge(samples, with_prefix(arrays, "features/"))
         write_json(self.folder.scores, metrics)
         report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
         may_leave = self._site_policy is None or self._site_policy.metrics_may_leave
@@ -273,11 +249,3 @@ class ClientTasks:
 
     def _stream(self, purpose: str) -> tuple[str | int, ...]:
         return (self.site, purpose)
-
-
-def _mechanism_of(instruction: ReleaseInstruction) -> Mechanism:
-    return Mechanism(**{key: getattr(instruction, key) for key in Mechanism.model_fields})
-
-
-def _with_prefix(arrays: Arrays, prefix: str) -> Arrays:
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

@@ -65,18 +65,7 @@ class Outbox:
         PrivacyError
             When something is missing or damaged.
         """
-        try:
-            manifest = json.loads((self._path / "manifest.json").read_text("utf-8"))
-            integers = np.load(self._path / "release.npy", mmap_mode="r", allow_pickle=False)
-            labels = np.load(self._path / "labels.npy", allow_pickle=False)
-            path = self._path / "certificate.json"
-            certificate = json.loads(path.read_text("utf-8")) if path.exists() else None
-            right = manifest["sha256"] == _sha256(integers) and manifest["labels_sha256"] == _sha256(labels)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise PrivacyError(f"the outbox cannot be read ({type(error).__name__})") from error
-        if not right or integers.dtype != np.int16 or list(integers.shape) != manifest.get("shape"):
-            raise PrivacyError("the outbox is damaged: its bytes do not match its manifest")
-        return Release(integers, labels, manifest, certificate)
+        return read_release(self._path)
 
     def write(
         self,
@@ -105,6 +94,28 @@ class Outbox:
         sync_folder(self._root)
         for old in self._root.glob(UNFINISHED + "*"):
             shutil.rmtree(old)
+
+
+def read_release(folder: Path) -> Release:
+    """Return the release that lies in a folder; its certificate is read, not checked.
+
+    Raises
+    ------
+    PrivacyError
+        When something is missing or damaged.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        integers = np.load(folder / "release.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        path = folder / "certificate.json"
+        certificate = json.loads(path.read_text("utf-8")) if path.exists() else None
+        right = manifest["sha256"] == _sha256(integers) and manifest["labels_sha256"] == _sha256(labels)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise PrivacyError(f"the outbox cannot be read ({type(error).__name__})") from error
+    if not right or integers.dtype != np.int16 or list(integers.shape) != manifest.get("shape"):
+        raise PrivacyError("the outbox is damaged: its bytes do not match its manifest")
+    return Release(integers, labels, manifest, certificate)
 
 
 def _sha256(array: NDArray[Any]) -> str:
