@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,27 @@ class EventLog:
         Folder of the event files; made when missing.
     who
         ``"server"`` or ``"client-<k>"``.
+
+    Attributes
+    ----------
+    listener
+        Called with every event as well, for whoever watches in the same process.
     """
 
     def __init__(self, folder: Path, who: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{who}.jsonl"
         self._who = who
+        self.listener: Callable[[dict[str, Any]], None] | None = None
 
     def write(self, phase: str, state: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
         """Append one event."""
-        event = {"time": time.time(), "who": self._who, "phase": phase, "state": state}
-        line = json.dumps({**event, "done": done, "total": total, "loss": loss}) + "\n"
+        event: dict[str, Any] = {"time": time.time(), "who": self._who, "phase": phase, "state": state}
+        event |= {"done": done, "total": total, "loss": loss}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(json.dumps(event) + "\n")
+        if self.listener:
+            self.listener(event)
 
     @contextmanager
     def phase(self, name: str, total: int = 0) -> Iterator[Progress]:

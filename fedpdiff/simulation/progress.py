@@ -57,15 +57,16 @@ class Display(Protocol):
         """End."""
 
 
-def display(console: Console) -> Display:
-    """Return bars for a terminal, lines for anything else."""
-    return Bars(console) if console.is_terminal else Lines(console)
+def display(console: Console, waiting: str = _STARTING) -> Display:
+    """Return bars for a terminal, lines for anything else; ``waiting`` is shown before the first event."""
+    return Bars(console, waiting) if console.is_terminal else Lines(console, waiting)
 
 
 class Bars:
     """One bar per phase and participant."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, waiting: str = _STARTING) -> None:
+        self._first = waiting
         self._progress = Progress(
             TextColumn("{task.fields[who]:<10}"),
             TextColumn("{task.description:<24}"),
@@ -81,7 +82,7 @@ class Bars:
     def __enter__(self) -> Self:
         """Start drawing."""
         self._progress.start()
-        self._waiting = self._progress.add_task(_STARTING, who="", loss="", total=None)
+        self._waiting = self._progress.add_task(self._first, who="", loss="", total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,14 +118,15 @@ class Bars:
 class Lines:
     """One line when a phase starts or ends, and now and then in between."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, waiting: str = _STARTING) -> None:
+        self._first = waiting
         self._console = console
         self._begin = time.time()
         self._last: dict[tuple[str, str], float] = {}
 
     def __enter__(self) -> Self:
         """Say that the run starts."""
-        self._print(time.time(), _STARTING)
+        self._print(time.time(), self._first)
         return self
 
     def __exit__(self, *_: object) -> None:
