@@ -63,6 +63,38 @@ class Refusal(_Model):
     reason: str
 
 
+class CertificateSummary(_Model):
+    """What one pooled upload is certified to guarantee; ``None`` where there is no certificate.
+
+    Parameters
+    ----------
+    site, images
+        Whose upload, and how many images it holds.
+    epsilon, delta
+        Of one noisy copy of an image, as certified.
+    noisings, epsilon_total
+        Noisy copies of one image that the site ever made, at most, and epsilon of all of them together.
+    most_images_of_a_person, epsilon_of_that_person
+        Over all that the site ever released; ``None`` also where the site does not count persons.
+    sha256
+        Of the exact release, as the certificate names it.
+    verified
+        Whether everything in the certificate follows from its settings and the server holds the bytes that it
+        is about.
+    """
+
+    site: str
+    images: int = Field(ge=1)
+    epsilon: float | None = Field(default=None, ge=0)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    noisings: int | None = Field(default=None, ge=1)
+    epsilon_total: float | None = Field(default=None, ge=0)
+    most_images_of_a_person: int | None = Field(default=None, ge=1)
+    epsilon_of_that_person: float | None = Field(default=None, ge=0)
+    sha256: str | None = None
+    verified: bool
+
+
 class Results(_Model):
     """Everything in ``results.json``; lists per client stand in the order of ``clients``.
 
@@ -88,6 +120,7 @@ class Results(_Model):
     seconds: dict[str, float]
     participants: list[str] = []
     refused: list[Refusal] = []
+    certificates: list[CertificateSummary] = []
     notes: list[str] = []
 
     def write(self, run_dir: Path) -> Path:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedpdiff.data.client import class_groups
 from fedpdiff.federation.server import ServerTasks, load_samples
+from fedpdiff.federation.spool import Spool
+from fedpdiff.federation.verification import verify_upload
+from fedpdiff.privacy.certificate_check import parse_certificate
 from fedpdiff.privacy.release import NOT_PRIVATE
 from fedpdiff.privacy.statement import privacy_statement
-from fedpdiff.results import ClientResults, GroupScores, Results, gap_closed, mean_gap
+from fedpdiff.results import (
+    CertificateSummary,
+    ClientResults,
+    GroupScores,
+    Results,
+    gap_closed,
+    mean_gap,
+)
 from server_app.bounds import Bounds
 from server_app.participants import Site
 from server_app.pfdm import PFDM
@@ -46,6 +58,7 @@ def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results
         seconds=dict(strategy.seconds),
         participants=[site.name for site in sites],
         refused=strategy.participants.refused,
+        certificates=[_certificate(folder) for folder in tasks.folder.spools()],
         notes=[
             _LOCAL_SEPARATE if config.personal_levels == "below-t0" else _LOCAL_SAME,
             # Tables and page say themselves what a large epsilon and seeded noise mean.
@@ -56,6 +69,27 @@ def build_results(strategy: PFDM, tasks: ServerTasks, bounds: Bounds) -> Results
 
 def _stamp(noise: str) -> dict[str, str]:
     return {"not_private": NOT_PRIVATE} if noise == "seeded" else {}
+
+
+def _certificate(folder: Path) -> CertificateSummary:
+    """Sum up what a pooled upload is certified to guarantee, verified once more as it lies on the disk."""
+    manifest = Spool.open(folder).manifest
+    if not manifest.certificate:
+        return CertificateSummary(site=manifest.site, images=manifest.images, verified=False)
+    stated = parse_certificate(manifest.certificate)
+    persons = stated["persons"] or {"most_images": None, "epsilon": None}
+    return CertificateSummary(
+        site=manifest.site,
+        images=stated["n_images"],
+        epsilon=stated["epsilon"],
+        delta=stated["delta"],
+        noisings=stated["composition"]["noisings_per_image"],
+        epsilon_total=stated["composition"]["epsilon_total"],
+        most_images_of_a_person=persons["most_images"],
+        epsilon_of_that_person=persons["epsilon"],
+        sha256=stated["sha256"],
+        verified=not verify_upload(folder),
+    )
 
 
 def _order(site: Site) -> tuple[int, str]:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpdiff.errors import RunError
-from fedpdiff.results import ClientResults, GroupScores, Refusal, Results, gap_closed, mean_gap
+from fedpdiff.results import (
+    CertificateSummary,
+    ClientResults,
+    GroupScores,
+    Refusal,
+    Results,
+    gap_closed,
+    mean_gap,
+)
 
 
 def client(local: float | None, pfdm: float | None, centralised: float | None) -> ClientResults:
@@ -58,7 +66,7 @@ def test_the_documented_keys() -> None:
 
 def test_every_key_is_documented(request: pytest.FixtureRequest) -> None:
     text = (request.config.rootpath / "docs" / "results.md").read_text()
-    for model in (Results, ClientResults, GroupScores, Refusal):
+    for model in (Results, ClientResults, GroupScores, Refusal, CertificateSummary):
         for key in model.model_fields:
             assert f"`{key}`" in text, f"docs/results.md does not explain {key}"
 

@@ -137,6 +137,39 @@ _PRIVACY = """
 {{ facts(privacy.facts) }}
 """
 
+_CERTIFICATES = """
+<h2>Certificates</h2>
+{% if results.release_noise == "seeded" %}
+<p>There is none: the noise of this run was simulated, so no upload guarantees anything.</p>
+{% elif results.certificates %}
+<p>With its upload each site states what it guarantees for every one of its images. A certificate counts as
+verified if all its numbers follow from its settings when they are computed again, and if its hash fits the
+bytes that the server received. That shows that nothing was misstated or exchanged; that the site made its
+noise as stated rests on the code that the site ran.</p>
+<div class="scroll"><table>
+<thead><tr><th scope="col">site</th><th scope="col" class="n">images</th>
+<th scope="col" class="n">ε, this upload</th><th scope="col" class="n">ε, all uploads of an image</th>
+<th scope="col" class="n">ε, one person</th><th scope="col">hash of the release</th>
+<th scope="col">verified</th></tr></thead>
+<tbody>
+{% for c in results.certificates %}
+<tr><th scope="row">{{ c.site }}</th><td class="n">{{ c.images }}</td>
+<td class="n">{{ c.epsilon | epsilon }}<small> at δ = {{ c.delta }}</small></td>
+<td class="n">{{ c.epsilon_total | epsilon }}<small> {{ c.noisings }}×</small></td>
+<td class="n">{% if c.most_images_of_a_person is none %}not counted{% else %}
+{{ c.epsilon_of_that_person | epsilon }}<small> {{ c.most_images_of_a_person }} images</small>{% endif %}</td>
+<td><code>{{ (c.sha256 or "–")[:12] }}</code></td><td>{{ "yes" if c.verified else "NO" }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+<p><em>This upload</em>: one noisy copy of an image. <em>All uploads of an image</em>: with every noisy copy
+of it that the site ever made, here and in other runs. <em>One person</em>: the person with most released
+images, where the site counts persons. The whole certificates lie in <code>server/spool/</code> of the run
+folder; <code>fedpdiff verify</code> checks them again.</p>
+{% else %}
+<p>This run has none, so its privacy statement rests on the settings alone.</p>
+{% endif %}
+"""
+
 _RUN = """
 <h2>How the run went</h2>
 {% if results.participants %}<p>Took part: {{ results.participants | join(", ") }}.</p>{% endif %}
@@ -171,7 +204,7 @@ PAGE = f"""{_MACROS}<!DOCTYPE html>
 </head>
 <body>
 <main>
-{_OPENING}{_RESULTS}{_PRIVACY}{_RUN}
+{_OPENING}{_RESULTS}{_PRIVACY}{_CERTIFICATES}{_RUN}
 </main>
 </body>
 </html>

@@ -144,6 +144,41 @@ def test_no_epsilon_is_no_protection(run_folder: Build) -> None:
     assert "not protected" in read(folder)
 
 
+CERTIFICATE = {
+    "site": "clinic-7",
+    "images": 481,
+    "epsilon": 8.774,
+    "delta": 1e-5,
+    "noisings": 2,
+    "epsilon_total": 13.492,
+    "sha256": "0123456789abcdef" * 4,
+    "verified": True,
+}
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_certificates_are_listed(run_folder: Build) -> None:
+    folder = run_folder()
+    assert "rests on the settings alone" in read(folder)
+    person = {"most_images_of_a_person": 4, "epsilon_of_that_person": 28.5}
+    other = {**CERTIFICATE, "site": "<b>evil</b>", "verified": False, **person}
+    change(folder, certificates=[CERTIFICATE, other])
+    text = read(folder)
+    assert "rests on the settings alone" not in text
+    rows = [" ".join(re.sub("<[^>]+>", " ", row).split()) for row in re.findall(r"<tr>.*?</tr>", text, re.S)]
+    numbers = "481 8.774 at δ = 1e-05 13.492 2×"
+    assert f"clinic-7 {numbers} not counted 0123456789ab yes" in rows
+    assert f"&lt;b&gt;evil&lt;/b&gt; {numbers} 28.5 4 images 0123456789ab NO" in rows
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_simulated_noise_has_no_certificates(run_folder: Build) -> None:
+    folder = run_folder()
+    without = {"site": "client-0", "images": 12, "verified": False}
+    change(folder, release_noise="seeded", certificates=[without])
+    assert "There is none: the noise of this run was simulated" in read(folder)
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_refused_sites_are_named_with_phase_and_reason(run_folder: Build) -> None:
     folder = run_folder()

@@ -70,6 +70,11 @@ def test_it_holds_all_that_the_privacy_command_prints(
     assert {key: certificate[key] for key in statement} == statement
 
 
+def test_every_key_is_documented(certificate: dict[str, Any], pytestconfig: pytest.Config) -> None:
+    text = (pytestconfig.rootpath / "docs" / "results.md").read_text(encoding="utf-8")
+    assert [key for key in certificate if f"`{key}`" not in text] == []
+
+
 def test_no_praise_and_no_legal_claim(certificate: dict[str, Any]) -> None:
     words = set(re.findall(r"[a-z]+", " ".join(_texts(certificate)).lower()))
     claims = "strong secure safe guarantee guaranteed anonymous anonymised compliant gdpr hipaa fully perfect"
