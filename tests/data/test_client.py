@@ -49,7 +49,9 @@ def test_the_wrong_number_of_nodes_says_what_to_pass(run_config):
 
 
 def _site(folder: str) -> NodeConfig:
-    return NodeConfig.parse({"data-path": folder, "state-dir": "/tmp/state", "site-name": "a"})
+    return NodeConfig.parse(
+        {"data-path": folder, "state-dir": "/tmp/state", "policy": "/p", "site-name": "a"}
+    )
 
 
 def test_a_deployed_site_reads_its_own_folder(run_config, image_folder):
