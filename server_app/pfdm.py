@@ -156,7 +156,7 @@ class PFDM(Strategy):
             with self.participants.judging(node):
                 manifest, _, _ = unpack(reply, ReleaseManifest)
                 check_manifest(manifest, agreement.mechanism, class_names, self._fingerprint)
-                check_declared(manifest, agreement.centre)
+                check_declared(manifest, agreement.request(self.config).settings())
                 spool = Spool(self.tasks.folder.spool(manifest.site), manifest)
                 self.participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
                 spool.create()

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedpdiff.errors import MessageError, PrivacyError
 from fedpdiff.federation.protocol import ReleaseManifest
 from fedpdiff.privacy.certificate_check import check_certificate, parse_certificate
-from fedpdiff.privacy.request import centre_digest
 
 _DECLARED = ("t0", "alpha_bar", "schedule", "diffusion_steps", "clip", "delta", "image_shape")
 
@@ -21,15 +17,15 @@ def certificate_text(certificate: dict[str, Any] | None) -> str:
     return json.dumps(certificate, indent=2) + "\n" if certificate else ""
 
 
-def check_declared(manifest: ReleaseManifest, centre: NDArray[np.float32]) -> None:
+def check_declared(manifest: ReleaseManifest, settings: dict[str, Any]) -> None:
     """Refuse a certificate that is false, or about another release than the agreed one.
 
     Parameters
     ----------
     manifest
         What the site declares, already found to be the agreed mechanism.
-    centre
-        As agreed.
+    settings
+        Of the agreed request, as ``ReleaseRequest.settings`` gives them.
 
     Raises
     ------
@@ -40,7 +36,8 @@ def check_declared(manifest: ReleaseManifest, centre: NDArray[np.float32]) -> No
         if manifest.certificate:
             raise MessageError(f"{manifest.site} sends a certificate for seeded noise, which has none")
         return
-    _compare(manifest.site, check_stated(manifest), {"centre_sha256": centre_digest(centre)})
+    agreed = {key: value for key, value in settings.items() if key != "noise"}
+    _compare(manifest.site, check_stated(manifest), agreed)
 
 
 def check_stated(manifest: ReleaseManifest) -> dict[str, Any]:

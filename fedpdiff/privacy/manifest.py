@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpdiff.privacy.certificate_words import MECHANISM
 from fedpdiff.privacy.ledger_entries import StoredRelease
 from fedpdiff.privacy.statement import privacy_statement
 
 FORMAT = "fedpdiff-release/2"
-MECHANISM = "clip to L2 norm C around the centre; round toward zero to a grid of 2^-12; add round(sigma Z)"
 NOT_PRIVATE = "NOT PRIVATE: seeded noise, for simulation only"
 
 

@@ -67,20 +67,15 @@ class ReleaseRequest:
 
     def noising(self) -> dict[str, Any]:
         """Return what a noising depends on; another delta only states the same one in other numbers."""
+        centre = np.ascontiguousarray(self.centre, np.float32)
         return {
             "t0": int(self.t0),
             "alpha_bar": float(self.alpha_bar),
             "clip": float(self.clip),
-            "centre_sha256": centre_digest(self.centre),
+            "centre_sha256": hashlib.sha256(repr(centre.shape).encode() + centre.tobytes()).hexdigest(),
             "schedule": self.schedule,
             "diffusion_steps": int(self.diffusion_steps),
             "noise": self.noise,
-            "image_shape": list(self.centre.shape),
+            "image_shape": list(centre.shape),
             "preprocessing": self.preprocessing,
         }
-
-
-def centre_digest(centre: NDArray[np.float32]) -> str:
-    """Return the SHA-256 of a centre, by which certificates and ledgers name it."""
-    values = np.ascontiguousarray(centre, np.float32)
-    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()

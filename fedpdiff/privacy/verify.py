@@ -21,8 +21,9 @@ CERTIFICATE = "certificate.json"
 _CHUNK_VALUES = 1 << 22
 # What a release's manifest repeats, and must repeat rightly.
 _REPEATED = (
-    "t0", "alpha_bar", "clip", "centre_sha256", "schedule", "diffusion_steps", "image_shape", "preprocessing",
-    "delta", "class_counts", "duplicates_dropped", "sha256", "labels_sha256", "created", "software",
+    "mechanism", "t0", "alpha_bar", "clip", "centre_sha256", "schedule", "diffusion_steps", "image_shape",
+    "preprocessing", "delta", "class_counts", "duplicates_dropped", "sha256", "labels_sha256", "created",
+    "software",
 )  # fmt: skip
 
 

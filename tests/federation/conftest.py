@@ -52,19 +52,9 @@ def zeros() -> np.ndarray:
 
 
 @pytest.fixture
-def release_request(agreement: Agreement) -> ReleaseRequest:
+def release_request(agreement: Agreement, run_config: Callable[..., RunConfig]) -> ReleaseRequest:
     """Return the request that follows from the agreement."""
-    mechanism = agreement.mechanism
-    return ReleaseRequest(
-        t0=mechanism.t0,
-        alpha_bar=mechanism.alpha_bar,
-        clip=mechanism.clip,
-        centre=agreement.centre,
-        schedule=mechanism.schedule,
-        diffusion_steps=mechanism.diffusion_steps,
-        delta=mechanism.delta,
-        noise=mechanism.noise,
-    )
+    return agreement.request(run_config())
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from fedpdiff.privacy.certificate_digests import checksum
 from fedpdiff.privacy.certificate_facts import LedgerFacts
 from fedpdiff.privacy.gaussian_noise import SecureNoise
 from fedpdiff.privacy.mechanism import release_integers
+from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.privacy.wire import encode
 from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
@@ -74,9 +75,13 @@ def spool_of(folder: Path, manifest: ReleaseManifest, **changes: Any) -> Spool:
 
 
 def test_an_honest_certificate_is_accepted_and_kept(
-    manifest: ReleaseManifest, agreement: Agreement, integers: np.ndarray, labels: np.ndarray, tmp_path: Path
+    manifest: ReleaseManifest,
+    release_request: ReleaseRequest,
+    integers: np.ndarray,
+    labels: np.ndarray,
+    tmp_path: Path,
 ) -> None:
-    check_declared(manifest, agreement.centre)
+    check_declared(manifest, release_request.settings())
     sent(spool_of(tmp_path / "clinic", manifest), integers, labels).finish()
     assert (tmp_path / "clinic" / "certificate.json").read_text() == manifest.certificate
     assert "certificate" not in json.loads((tmp_path / "clinic" / "manifest.json").read_text())
@@ -106,6 +111,7 @@ def _level(t0: int) -> dict[str, Any]:
         ({"delta": 1e-6}, "delta"),
         ({"image_shape": [1, 4, 16]}, "image_shape"),
         ({"centre_sha256": HASH}, "centre_sha256"),
+        ({"preprocessing": "fit = pad"}, "preprocessing"),
         ({"class_counts": {"0": 40}}, "class_counts"),
     ],
 )
@@ -113,7 +119,7 @@ def test_the_certificate_of_another_release_is_refused(
     changes: dict[str, Any],
     key: str,
     manifest: ReleaseManifest,
-    agreement: Agreement,
+    release_request: ReleaseRequest,
     integers: np.ndarray,
     labels: np.ndarray,
     certified: Certified,
@@ -121,7 +127,7 @@ def test_the_certificate_of_another_release_is_refused(
     """Each is right in itself."""
     other = manifest.model_copy(update={"certificate": certified(integers, labels, **changes)})
     with pytest.raises(MessageError, match=f"clinic sends the certificate of another release: its {key} is"):
-        check_declared(other, agreement.centre)
+        check_declared(other, release_request.settings())
 
 
 def forged(text: str, **changes: Any) -> str:
@@ -149,11 +155,11 @@ def forged(text: str, **changes: Any) -> str:
     ],
 )
 def test_false_certificates_are_refused(
-    forge: Callable[[str], str], message: str, manifest: ReleaseManifest, agreement: Agreement
+    forge: Callable[[str], str], message: str, manifest: ReleaseManifest, release_request: ReleaseRequest
 ) -> None:
     false = manifest.model_copy(update={"certificate": forge(manifest.certificate)})
     with pytest.raises(MessageError, match=f"clinic.*{message}"):
-        check_declared(false, agreement.centre)
+        check_declared(false, release_request.settings())
 
 
 def test_other_bytes_than_the_certificate_is_about(
@@ -178,12 +184,16 @@ def test_labels_in_another_order(
 
 
 def test_seeded_noise_has_none(
-    manifest: ReleaseManifest, agreement: Agreement, integers: np.ndarray, labels: np.ndarray, tmp_path: Path
+    manifest: ReleaseManifest,
+    release_request: ReleaseRequest,
+    integers: np.ndarray,
+    labels: np.ndarray,
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(MessageError, match="a certificate for seeded noise"):
-        check_declared(manifest.model_copy(update={"noise": "seeded"}), agreement.centre)
+        check_declared(manifest.model_copy(update={"noise": "seeded"}), release_request.settings())
     seeded = {"noise": "seeded", "certificate": ""}
-    check_declared(manifest.model_copy(update=seeded), agreement.centre)
+    check_declared(manifest.model_copy(update=seeded), release_request.settings())
     sent(spool_of(tmp_path / "clinic", manifest, **seeded), integers, labels).finish()
     assert not (tmp_path / "clinic" / "certificate.json").exists()
     assert Spool.open(tmp_path / "clinic").manifest.certificate == ""
