@@ -13,13 +13,15 @@ from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
 from fedpdiff.federation.client import ClientTasks
 from fedpdiff.federation.protocol import Instruction, Refusal
+from fedpdiff.federation.sealed import SealedTasks
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.records import pack_refusal, unpack
 
 log = logging.getLogger("flwr")
 
 Asked = TypeVar("Asked", bound=Instruction)
-Task = Callable[[ClientTasks, Asked, dict[str, np.ndarray]], RecordDict]
+Tasks = ClientTasks | SealedTasks
+Task = Callable[[Tasks, Asked, dict[str, np.ndarray]], RecordDict]
 
 
 def answer(
@@ -35,7 +37,8 @@ def answer(
         simulated = node.simulated
         instruction, values, _ = unpack(message.content, model, arrays=arrays)
         _check_code(instruction)
-        tasks = ClientTasks(RunConfig.parse(context.run_config), node, context.run_id)
+        config = RunConfig.parse(context.run_config)
+        tasks: Tasks = SealedTasks(config, node) if node.sealed else ClientTasks(config, node, context.run_id)
         return Message(content=task(tasks, instruction, values), reply_to=message)
     except FedpdiffError as error:
         log.error("%s", error)

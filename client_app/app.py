@@ -7,9 +7,9 @@ import os
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_app.answer import answer
-from fedpdiff.federation.client import Arrays, ClientTasks
+from client_app.answer import Tasks, answer
 from fedpdiff.federation.protocol import Instruction, ReleaseInstruction, ShardInstruction
+from fedpdiff.federation.uploads import Arrays
 from fedpdiff.records import pack
 
 # Without this, Ray hides the GPUs from clients that were given no share of one.
@@ -51,7 +51,7 @@ def personalize(message: Message, context: Context) -> Message:
 def sample(message: Message, context: Context) -> Message:
     """Sample with both halves; a real site returns scores only if its policy says so."""
 
-    def task(tasks: ClientTasks, instruction: Instruction, arrays: Arrays) -> RecordDict:
+    def task(tasks: Tasks, instruction: Instruction, arrays: Arrays) -> RecordDict:
         report, metrics = tasks.sample(arrays)
         return pack(report, metrics=metrics or None)
 

@@ -9,7 +9,20 @@ from importlib import import_module
 
 from fedpdiff.errors import FedpdiffError
 
-COMMANDS = ("simulate", "privacy", "policy", "ledger", "verify", "audit", "report")
+COMMANDS = (
+    "simulate",
+    "privacy",
+    "policy",
+    "request",
+    "release",
+    "personalize",
+    "sample",
+    "evaluate",
+    "ledger",
+    "verify",
+    "audit",
+    "report",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

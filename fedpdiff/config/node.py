@@ -12,7 +12,7 @@ _ABSOLUTE = r"^(/.*)?$"
 
 
 class NodeConfig(Settings):
-    """Node config of a client: a simulated one by its partition, a real one by its data path.
+    """Node config of a client: a simulated one by its partition, a real one by its data path or its outbox.
 
     Attributes
     ----------
@@ -22,6 +22,9 @@ class NodeConfig(Settings):
         Folder for the release and the personal model; must outlive the process.
     policy
         This site's own policy file: what may be asked of its images and what may leave.
+    outbox, inbox
+        Sealed mode, instead of data path, state folder and policy: the folder that ``fedpdiff release`` fills
+        and the one where the global half is put. The process has nothing else of the site.
     site_name
         Name under which the server and the reports know this site.
     partition_id, num_partitions
@@ -31,6 +34,8 @@ class NodeConfig(Settings):
     data_path: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     state_dir: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     policy: str = setting("", "an absolute path", pattern=_ABSOLUTE)
+    outbox: str = setting("", "an absolute path", pattern=_ABSOLUTE)
+    inbox: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     site_name: str = setting(
         "",
         "1 to 64 letters, digits, dots, hyphens or underscores, a letter or digit first",
@@ -41,15 +46,38 @@ class NodeConfig(Settings):
 
     @property
     def simulated(self) -> bool:
-        """Whether this is a simulated client: one without a data path of its own."""
-        return not self.data_path
+        """Whether this is a simulated client: one without a data path or an outbox of its own."""
+        return not self.data_path and not self.sealed
+
+    @property
+    def sealed(self) -> bool:
+        """Whether this process serves an outbox and has no data."""
+        return bool(self.outbox)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        problems = self._simulation_problems() if self.simulated else self._deployment_problems()
+        if self.sealed:
+            problems = self._sealed_problems()
+        else:
+            problems = self._simulation_problems() if self.simulated else self._deployment_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _sealed_problems(self) -> list[str]:
+        given = {"data-path": self.data_path, "state-dir": self.state_dir, "policy": self.policy}
+        problems = [
+            f'{key} = "{value}": must not be set together with outbox: this process serves the outbox only, '
+            "and nothing private may be within its reach"
+            for key, value in given.items()
+            if value
+        ]
+        needed = {"inbox": self.inbox, "site-name": self.site_name}
+        return problems + [
+            f'{key} = "": must be set together with outbox, in --node-config'
+            for key, value in needed.items()
+            if not value
+        ]
 
     def _deployment_problems(self) -> list[str]:
         return [

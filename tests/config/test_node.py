@@ -7,7 +7,8 @@ import pytest
 from fedpdiff.config import NodeConfig
 from fedpdiff.errors import ConfigError
 
-REAL = {"data-path": "/data", "state-dir": "/state", "site-name": "hospital-1"}
+REAL = {"data-path": "/data", "state-dir": "/state", "policy": "/policy.toml", "site-name": "hospital-1"}
+SEALED = {"outbox": "/outbox", "inbox": "/inbox", "site-name": "hospital-1"}
 
 
 def test_a_simulated_client() -> None:
@@ -18,7 +19,13 @@ def test_a_simulated_client() -> None:
 
 def test_a_real_client() -> None:
     node = NodeConfig.parse(REAL)
-    assert not node.simulated
+    assert not node.simulated and not node.sealed
+    assert NodeConfig.parse(node.flat()) == node
+
+
+def test_a_sealed_client() -> None:
+    node = NodeConfig.parse(SEALED)
+    assert node.sealed and not node.simulated
     assert NodeConfig.parse(node.flat()) == node
 
 
@@ -31,6 +38,11 @@ def test_a_real_client() -> None:
         ({**REAL, "site-name": ""}, "site-name = .*must be set together with data-path"),
         ({**REAL, "site-name": "../up"}, 'site-name = "../up": must be 1 to 64 letters'),
         ({**REAL, "state-dir": "state"}, 'state-dir = "state": must be an absolute path'),
+        ({**REAL, "policy": ""}, 'policy = "": must be set together with data-path'),
+        ({**SEALED, "data-path": "/data"}, 'data-path = "/data": must not be set together with outbox'),
+        ({**SEALED, "policy": "/p.toml"}, 'policy = "/p.toml": must not be set together with outbox'),
+        ({**SEALED, "inbox": ""}, 'inbox = "": must be set together with outbox'),
+        ({**SEALED, "site-name": ""}, 'site-name = "": must be set together with outbox'),
         ({**REAL, "datapath": "/x"}, "datapath: unknown setting, did you mean data-path?"),
     ],
 )

@@ -1,0 +1,143 @@
+"""The two folders between a site's private side and its network side: the outbox and the inbox.
+
+OUTBOX   written by the private side, read by the network side
+    release.npy, labels.npy, manifest.json, certificate.json   as in the release store
+    request.json                                               what it answers
+INBOX    written by the network side, read by the private side
+    agreement/    what the server last asked for
+    global/       the global half
+    features.npz  the classifier that scores rest on, where the server has one
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
+from fedpdiff.errors import ConfigError, DataError, PrivacyError
+from fedpdiff.federation.run_request import RunRequest
+from fedpdiff.federation.uploads import Arrays
+from fedpdiff.privacy.outbox import Release, read_release
+from fedpdiff.privacy.verify import verify_release
+
+REQUEST = "request.json"
+_RELEASE = ("release.npy", "labels.npy", "certificate.json", "manifest.json")
+_ADVICE = "on the private side, run fedpdiff release"
+
+
+def check_outside(outbox: Path, private: Path) -> None:
+    """Refuse an outbox inside a private folder, where the network side could not, and must not, look.
+
+    Raises
+    ------
+    ConfigError
+        When it is inside.
+    """
+    if outbox.resolve().is_relative_to(private.resolve()):
+        raise ConfigError(
+            f"--outbox {outbox} is inside the private folder {private}: the network side must be able to "
+            "read the outbox and nothing else; choose a folder elsewhere"
+        )
+
+
+def fill_outbox(outbox: Path, release: Path, request: RunRequest) -> None:
+    """Copy a release to the outbox, readable by the network side's user, and check what lies there then.
+
+    A crash in between leaves files that do not belong together: the network side refuses them, and the next
+    call replaces them.
+
+    Parameters
+    ----------
+    outbox
+        Made if missing.
+    release
+        The folder in the release store that holds what may be sent.
+    request
+        What the release answers.
+
+    Raises
+    ------
+    PrivacyError
+        When certificate and bytes do not belong together.
+    """
+    outbox.mkdir(parents=True, exist_ok=True, mode=0o755)
+    for name in _RELEASE:
+        temporary = outbox / f".{name}.tmp"
+        shutil.copyfile(release / name, temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, outbox / name)
+    request.save(outbox / REQUEST)
+    (outbox / REQUEST).chmod(0o644)
+    _verify(outbox)
+
+
+def read_outbox(outbox: Path, verify: bool) -> tuple[Release, RunRequest]:
+    """Return the release in the outbox and what it answers.
+
+    Parameters
+    ----------
+    outbox
+        As :func:`fill_outbox` left it.
+    verify
+        Whether to recompute the certificate as well; the hashes of the arrays are checked in any case.
+
+    Raises
+    ------
+    PrivacyError
+        When there is none, it is damaged, or its certificate is not right.
+    """
+    if not (outbox / "manifest.json").exists():
+        raise PrivacyError(f"this site's outbox holds no release; {_ADVICE}")
+    if verify:
+        _verify(outbox)
+    return read_release(outbox), RunRequest.load(outbox / REQUEST)
+
+
+def _verify(outbox: Path) -> None:
+    problems = verify_release(outbox)
+    if problems:
+        raise PrivacyError(f"this site's outbox is not in order: {'; '.join(problems[:3])}; {_ADVICE} again")
+
+
+def fill_inbox(inbox: Path, half: Denoiser, features: Arrays) -> None:
+    """Put the global half, and the feature network where there is one, where the private side finds them."""
+    inbox.mkdir(parents=True, exist_ok=True)
+    target, temporary, old = (inbox / name for name in ("global", ".global.tmp", ".global.old"))
+    for left_over in (temporary, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    half.save_pretrained(temporary)
+    if features:
+        with (inbox / ".features.tmp").open("wb") as file:
+            np.savez(file, allow_pickle=False, **features)
+        os.replace(inbox / ".features.tmp", inbox / "features.npz")
+    else:
+        (inbox / "features.npz").unlink(missing_ok=True)
+    if target.exists():
+        target.rename(old)
+    temporary.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_inbox(inbox: Path) -> Arrays:
+    """Return the global half and the feature network under the names that a server sends them by.
+
+    Raises
+    ------
+    DataError
+        When the global half has not arrived, or a file is damaged; nothing in them is ever executed.
+    """
+    if not (inbox / "global").is_dir():
+        raise DataError(f"{inbox} holds no global half yet: the server sends it after its training")
+    half = network_arrays(Denoiser.from_pretrained(inbox / "global").network)
+    arrays = {f"global/{name}": array for name, array in half.items()}
+    if (inbox / "features.npz").exists():
+        try:
+            with np.load(inbox / "features.npz", allow_pickle=False) as file:
+                arrays |= {f"features/{name}": file[name] for name in file.files}
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(f"{inbox / 'features.npz'} is damaged ({type(error).__name__})") from error
+    return arrays
