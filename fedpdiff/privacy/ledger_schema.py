@@ -8,7 +8,8 @@ FORMAT = "fedpdiff-ledger/1"
 # be sent; where the health check failed there are none, but the noising was drawn and is charged.
 TABLES = {
     "site": """
-        id INTEGER PRIMARY KEY CHECK (id = 1), format TEXT NOT NULL, secret_check BLOB NOT NULL, created TEXT NOT NULL""",
+        id INTEGER PRIMARY KEY CHECK (id = 1), format TEXT NOT NULL,
+        secret_check BLOB NOT NULL, created TEXT NOT NULL""",
     "settings": """
         id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE""",
     "batches": """
