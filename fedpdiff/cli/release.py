@@ -38,8 +38,14 @@ def run(args: argparse.Namespace) -> int:
     """
     import json
 
+    from fedpdiff.privacy.cautions import budget_cautions
+
     with private_side(args) as side:
         manifest = side.release(args.outbox)
-    print(json.loads(manifest.certificate)["statement"])
+    certificate = json.loads(manifest.certificate)
+    print(certificate["statement"])
+    together = certificate["composition"]["epsilon_total"]
+    for caution in budget_cautions(together, certificate["delta"], certificate["n_images"]):
+        print(caution)
     print(f"{manifest.images} images as {manifest.site}. Outbox: {args.outbox.resolve()}")
     return 0

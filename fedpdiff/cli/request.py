@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from fedpdiff.config.run import parse_assignment
     from fedpdiff.errors import ConfigError
     from fedpdiff.federation.run_request import RunRequest
+    from fedpdiff.privacy.cautions import run_cautions
     from fedpdiff.privacy.statement import privacy_statement
     from fedpdiff.report.table import statement_line
     from fedpdiff.simulation.presets import Preset, app_folder, configure, read_presets
@@ -57,5 +58,7 @@ def run(args: argparse.Namespace) -> int:
         mechanism.alpha_bar, mechanism.clip, mechanism.delta, mechanism.t0, mechanism.schedule
     )
     print(statement_line(statement))
+    for caution in run_cautions(request.config, statement["epsilon"]):
+        print(caution)
     print(f"Classes: {', '.join(request.class_names)}\nRequest: {args.out.resolve()}")
     return 0

@@ -199,7 +199,9 @@ def test_on_the_command_line(site: Site, tmp_path: Path, capsys: pytest.CaptureF
     once = ["--data", str(site.data), "--policy", str(site.policy), "--site", "north"]
     release = ["release", *options, *once, "--request", str(site.request), "--outbox", str(site.outbox)]
     assert main(release) == 0
-    assert capsys.readouterr().out.startswith("One noisy copy of each of 84 images.")
+    printed = capsys.readouterr().out
+    assert printed.startswith("One noisy copy of each of 84 images.")
+    assert "for one image is above 20" in printed
     assert main(["personalize", *options]) == 0
     assert main(["evaluate", *options, "--inbox", str(site.inbox)]) == 2
     assert "holds no global half yet" in capsys.readouterr().err
@@ -226,7 +228,9 @@ def test_the_coordinator_writes_the_request(
     path = tmp_path / "request.json"
     changes = ["--set", "clip-rule=fixed", "--set", "epsilon=50"]
     assert main(["request", *changes, "--out", str(path)]) == 0
-    assert "for one image" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "for one image, its pixels replaced" in printed
+    assert "Warning: epsilon 49." in printed
     request = RunRequest.load(path)
     assert request.class_names == tuple("0123456789") == request.config.class_names
     assert str(tmp_path) not in path.read_text()
