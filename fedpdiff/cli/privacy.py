@@ -82,9 +82,9 @@ def _refuse_mixed(args: argparse.Namespace) -> None:
 
 
 def _statement(args: argparse.Namespace) -> dict[str, Any]:
-    from fedpdiff.diffusion.schedule import NoiseSchedule
     from fedpdiff.privacy.calibration import smallest_t0
     from fedpdiff.privacy.statement import per_pixel_statement, privacy_statement
+    from fedpdiff.schedule import NoiseSchedule
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}, but must be at least 1; 1000 is usual")

@@ -25,8 +25,8 @@ from typing import Literal
 
 import torch
 
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
+from fedpdiff.schedule import NoiseSchedule
 
 ChainKind = Literal["personal", "continued", "nested"]
 Objective = Literal["noise", "ambient"]

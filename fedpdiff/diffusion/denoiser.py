@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fedpdiff.diffusion.chain import Chain, ChainKind, Objective, global_chain, personal_chain
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError, DataError
+from fedpdiff.schedule import NoiseSchedule
 
 _CONFIG_FILE = "denoiser.json"
 _CENTRE_FILE = "centre.safetensors"

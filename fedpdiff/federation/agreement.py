@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError, MessageError, PrivacyError
 from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.accountant import epsilon_from_mu
@@ -17,6 +16,7 @@ from fedpdiff.privacy.ball import choose_centre, choose_radius
 from fedpdiff.privacy.calibration import mu_of, smallest_t0
 from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.runfolder import write_json
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
 

@@ -18,7 +18,6 @@ from fedpdiff.data.images import to_labelled_images
 from fedpdiff.data.partition import divide
 from fedpdiff.data.source import load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
 from fedpdiff.federation.agreement import hand_off_level, public_ball
 from fedpdiff.federation.frontier_runs import read_run
@@ -26,6 +25,7 @@ from fedpdiff.privacy import mechanism
 from fedpdiff.privacy.cautions import Caution, ball_cautions, budget_cautions
 from fedpdiff.privacy.frontier import Trial, curve, frontier
 from fedpdiff.privacy.statement import ADJACENCY, UNIT
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
 

@@ -40,13 +40,13 @@ from fedpdiff.attacks.upload_membership import attack_upload_membership
 from fedpdiff.config import RunConfig
 from fedpdiff.data.images import to_labelled_images
 from fedpdiff.data.source import load_source
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.privacy import ceilings
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.privacy.mechanism import clip, decode_integers, release_integers
 from fedpdiff.rng import numpy_generator, torch_generator
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 CLIP, DELTA = 10.0, 1e-5

@@ -14,7 +14,7 @@ from fedpdiff.attacks.linear import GaussianImages
 from fedpdiff.attacks.reconstruction import Prior
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
-from fedpdiff.diffusion.schedule import NoiseSchedule
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 SIDE = 8

@@ -12,10 +12,10 @@ from scipy.special import ndtr
 from fedpdiff.attacks.attribute import AttributeReading, gaussian_reader, read_attribute, train_network_reader
 from fedpdiff.attacks.linear import GaussianImages, fit_gaussian
 from fedpdiff.attacks.uploads import Proportion, noised
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError, DataError
 from fedpdiff.privacy import ceilings
 from fedpdiff.privacy.calibration import mu_of
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 SHAPE = (1, 6, 6)

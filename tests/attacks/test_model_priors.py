@@ -18,8 +18,8 @@ from fedpdiff.attacks.model_priors import (
     typical_shrink,
 )
 from fedpdiff.attacks.reconstruction import tweedie
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 LEVEL = 300

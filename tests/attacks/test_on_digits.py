@@ -20,12 +20,12 @@ from fedpdiff.attacks.upload_membership import attack_upload_membership
 from fedpdiff.diffusion.batches import CleanImages
 from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.diffusion.training import TrainingSettings, train_denoiser
 from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.privacy.mechanism import clip, decode_integers, release_integers
 from fedpdiff.rng import torch_generator
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages, to_uint8
 
 SCHEDULE = NoiseSchedule("linear", 1000)

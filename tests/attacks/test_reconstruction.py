@@ -12,8 +12,8 @@ import torch
 from fedpdiff.attacks.image_quality import recovery
 from fedpdiff.attacks.linear import wiener
 from fedpdiff.attacks.reconstruction import Prior, ddim, maximum_a_posteriori, posterior_mean, tweedie
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 COUNT = 800

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fedpdiff.attacks.reidentification import NO_GROUP, Reidentification, random_groups, reidentify
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError, DataError
 from fedpdiff.privacy import ceilings
 from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.privacy.mechanism import decode_integers, release_integers
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 RADIUS = 1.9

@@ -11,10 +11,10 @@ from fedpdiff.attacks.linear import fit_gaussian
 from fedpdiff.attacks.statistics import Rate, area_under_curve
 from fedpdiff.attacks.upload_membership import attack_upload_membership, upload_membership_scores
 from fedpdiff.attacks.uploads import noised
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import DataError
 from fedpdiff.privacy import ceilings
 from fedpdiff.privacy.calibration import mu_of
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 

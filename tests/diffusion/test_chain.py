@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpdiff.diffusion.chain import Chain, global_chain, personal_chain
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
+from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)
 T0 = 300
@@ -145,7 +145,9 @@ def test_the_best_possible_output_has_the_least_loss(name: str, t: int, gaussian
 
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("t", [301, 400, 990])
-def test_outputs_stand_for_the_clean_image_the_start_image_and_the_noise(name: str, t: int, gaussian: Any) -> None:
+def test_outputs_stand_for_the_clean_image_the_start_image_and_the_noise(
+    name: str, t: int, gaussian: Any
+) -> None:
     chain = CHAINS[name]
     x = 1.5 * torch.randn(50, 1, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     best, t_all = optimum(chain, gaussian, x, t), levels(t, len(x))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from fedpdiff.diffusion import sampling
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.sampling import hand_off, refine, reverse, sample_two_stage, spaced_levels
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
+from fedpdiff.schedule import NoiseSchedule
 
 ALPHA_BAR = torch.from_numpy(NoiseSchedule("linear", 1000).alpha_bar)
 T0 = 300

@@ -11,9 +11,9 @@ import torch
 from fedpdiff.diffusion.batches import CleanImages
 from fedpdiff.diffusion.chain import Chain, global_chain, personal_chain
 from fedpdiff.diffusion.networks import build_network
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
 from fedpdiff.errors import DataError, RunError
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
 SCHEDULE = NoiseSchedule("linear", 1000)

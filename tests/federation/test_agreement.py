@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import MessageError, PrivacyError
 from fedpdiff.federation.agreement import Agreement, check_request, propose
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.calibration import mu_of
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
 LINEAR = NoiseSchedule("linear", 1000).alpha_bar

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import FedpdiffError, MessageError, PrivacyError
 from fedpdiff.federation import spool as module
 from fedpdiff.federation.agreement import Agreement
@@ -19,6 +18,7 @@ from fedpdiff.federation.spool import Spool, check_manifest, rows_per_shard, sha
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.privacy.mechanism import release_integers
 from fedpdiff.privacy.wire import encode
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
 Certified = Callable[[np.ndarray, np.ndarray], str]

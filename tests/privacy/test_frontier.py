@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.frontier import Trial, curve, frontier
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.privacy.mechanism import clip, decode_integers, release_integers
+from fedpdiff.schedule import NoiseSchedule
 
 ALPHA_BAR = NoiseSchedule("linear", 1000).alpha_bar
 PAPER = Trial(ALPHA_BAR, "linear", clip=10.0, delta=1e-5, signal_power=100.0)

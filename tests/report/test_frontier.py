@@ -9,10 +9,10 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.privacy.frontier import Trial, curve, frontier
 from fedpdiff.report.frontier_figure import draw_frontier
 from fedpdiff.report.frontier_table import frontier_table
+from fedpdiff.schedule import NoiseSchedule
 
 TRIAL = Trial(NoiseSchedule("linear", 1000).alpha_bar, "linear", 4.3, 1e-5, 16.8)
 RUN = {"folder": "r", "budget": 10, "seed": 1, "feature_space": "classifier:1"}

@@ -99,7 +99,7 @@ def test_a_tampered_request_releases_nothing(client: Any) -> None:
 
 
 def _alpha_bar(client: Any, t0: int) -> float:
-    from fedpdiff.diffusion.schedule import NoiseSchedule
+    from fedpdiff.schedule import NoiseSchedule
 
     return float(NoiseSchedule(client.config.schedule, client.config.diffusion_steps).alpha_bar[t0])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from diffusers import DDPMScheduler
 
-from fedpdiff.diffusion.schedule import NoiseSchedule
 from fedpdiff.errors import ConfigError
+from fedpdiff.schedule import NoiseSchedule
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
