@@ -11,9 +11,11 @@ INBOX    written by the network side, read by the private side
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -64,15 +66,26 @@ def fill_outbox(outbox: Path, release: Path, request: RunRequest) -> None:
     PrivacyError
         When certificate and bytes do not belong together.
     """
-    outbox.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if not outbox.exists():
+        outbox.mkdir(parents=True)
+        outbox.chmod(0o755)
     for name in _RELEASE:
-        temporary = outbox / f".{name}.tmp"
-        shutil.copyfile(release / name, temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, outbox / name)
-    request.save(outbox / REQUEST)
-    (outbox / REQUEST).chmod(0o644)
+        with (release / name).open("rb") as file:
+            _put(file, outbox / name)
+    _put(io.BytesIO(request.to_bytes()), outbox / REQUEST)
     _verify(outbox)
+
+
+def _put(source: BinaryIO, target: Path) -> None:
+    """Copy a file, whole or not at all; never through a link that somebody else may have put there."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.chmod(0o644)
+    os.replace(temporary, target)
 
 
 def read_outbox(outbox: Path, verify: bool) -> tuple[Release, RunRequest]:
@@ -110,9 +123,12 @@ def fill_inbox(inbox: Path, half: Denoiser, features: Arrays) -> None:
     for left_over in (temporary, old):
         shutil.rmtree(left_over, ignore_errors=True)
     half.save_pretrained(temporary)
+    for path in (temporary, *temporary.rglob("*")):  # for the private side's user, whatever this one's umask
+        path.chmod(0o755 if path.is_dir() else 0o644)
     if features:
         with (inbox / ".features.tmp").open("wb") as file:
             np.savez(file, allow_pickle=False, **features)
+        (inbox / ".features.tmp").chmod(0o644)
         os.replace(inbox / ".features.tmp", inbox / "features.npz")
     else:
         (inbox / "features.npz").unlink(missing_ok=True)

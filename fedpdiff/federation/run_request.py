@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -72,6 +73,13 @@ class RunRequest:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
+        write_json(path, self._file())
+
+    def to_bytes(self) -> bytes:
+        """Return what :meth:`save` writes."""
+        return (json.dumps(self._file(), indent=2) + "\n").encode()
+
+    def _file(self) -> dict[str, Any]:
         centre = np.ascontiguousarray(self.agreement.centre, "<f4")
         file = _File(
             settings=self.config.flat(),
@@ -79,7 +87,7 @@ class RunRequest:
             class_names=list(self.class_names),
             centre=base64.b64encode(centre.tobytes()).decode(),
         )
-        write_json(path, file.model_dump())
+        return file.model_dump()
 
     @classmethod
     def load(cls, path: Path) -> RunRequest:

@@ -168,28 +168,44 @@ def test_personal_training_goes_on_where_it_was_cut_off(site: Site) -> None:
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text[: len(text) // 2], "is no request, or damaged"),
-        (lambda text: text.replace('"t0":', '"t1":'), "is no request, or damaged"),
-        (lambda text: text.replace('"noise": "secure"', '"noise": "seeded"'), "never releases seeded noise"),
-        (
-            lambda text: text.replace('"clip": 10.0,\n    "delta"', '"clip": 1.0,\n    "delta"'),
-            "asks for clip",
-        ),
-        (lambda text: text.replace('"centre": "A', '"centre": "*'), "is no request, or damaged"),
-    ],
-)
-def test_a_damaged_or_dishonest_request_is_refused(
-    change: Callable[[str], str], message: str, site: Site
-) -> None:
+DAMAGES: list[tuple[Callable[[str], str], str]] = [
+    (lambda text: text[: len(text) // 2], "is no request, or damaged"),
+    (
+        lambda text: text.replace('"mechanism": {\n    "t0"', '"mechanism": {\n    "t1"'),
+        "is no request, or damaged",
+    ),
+    (lambda text: text.replace('"noise": "secure"', '"noise": "seeded"'), "never releases seeded noise"),
+    (lambda text: text.replace('"clip": 10.0,\n    "delta"', '"clip": 1.0,\n    "delta"'), "asks for clip"),
+    (lambda text: text.replace('"epsilon": 50.0', '"epsilon": 5.0'), "above epsilon = 5.0 of the settings"),
+    (lambda text: text.replace('"centre": "A', '"centre": "*'), "is no request, or damaged"),
+]
+
+
+def test_a_damaged_or_dishonest_request_is_refused(site: Site) -> None:
     text = site.request.read_text()
-    changed = change(text)
-    assert changed != text
-    site.request.write_text(changed)
-    with pytest.raises(FedpdiffError, match=message):
-        site.private()
+    for change, message in DAMAGES:
+        assert change(text) != text, message
+        site.request.write_text(change(text))
+        with pytest.raises(FedpdiffError, match=message):
+            site.private()
+    assert not site.state.exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_with_an_open_and_a_sealed_site(site: Site, fake_grid: Any) -> None:
+    """The server does not see a difference but in what is trained during the run."""
+    site.private().release(site.outbox)
+    nodes = {1: site.client.node | {"site-name": "open"}, 2: site.node}
+    run = site.client.run | {"centralised": False, "oracle": False}
+    results = fake_grid(run, nodes).run_app()
+    assert results.participants == ["north", "open"] and results.refused == []
+    half = Denoiser.from_pretrained(Path(run["run-dir"]) / "server" / "global")
+    arrived = network_arrays(Denoiser.from_pretrained(site.inbox / "global").network)
+    assert all(
+        np.array_equal(arrived[name], weights) for name, weights in network_arrays(half.network).items()
+    )
+    site.private().personalize()
+    assert site.private().evaluate(site.inbox)
 
 
 def test_on_the_command_line(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
