@@ -15,6 +15,7 @@ import numpy as np
 
 from fedpdiff.config import RunConfig
 from fedpdiff.data.images import to_labelled_images
+from fedpdiff.data.overlap import count_shared
 from fedpdiff.data.partition import divide
 from fedpdiff.data.source import load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
@@ -26,7 +27,7 @@ from fedpdiff.privacy.cautions import Caution, ball_cautions, budget_cautions
 from fedpdiff.privacy.frontier import Trial, curve, frontier
 from fedpdiff.privacy.statement import ADJACENCY, UNIT
 from fedpdiff.schedule import NoiseSchedule
-from fedpdiff.types import LabelledImages
+from fedpdiff.types import LabelledImages, concatenate
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Survey:
     site_images
         Images that the site looked into would release; ``None`` without one.
     shared
-        How many public images are among them.
+        How many public images are among all its images.
     """
 
     public: LabelledImages
@@ -75,9 +76,9 @@ class Survey:
             power = float(np.square(mechanism.clip(pixels, centre, clip)).sum(axis=(1, 2, 3)).mean())
             clipped = float((np.square(pixels - centre).sum(axis=(1, 2, 3)) > clip * clip).mean())
         trial = Trial(alpha_bar, config.schedule, clip, config.delta, power)
-        released, theirs = _site_images(config, site) if site else (None, set())
+        released, private = _site_images(config, site) if site else (None, None)
         count = images or released or max(map(len, divide(splits.private, config)))
-        shared = sum(image.tobytes() in theirs for image in public.images.numpy())
+        shared = count_shared(public, private) if private else 0
         return cls(public, trial, clipped, count, released, shared)
 
 
@@ -170,13 +171,14 @@ def _checked(survey: Survey) -> str | None:
     if survey.site_images is None or survey.shared:
         return None
     return (
-        f"none of the {len(survey.public)} public images equals one of --site after preprocessing; edited "
-        f"copies would not be found. The site would release {survey.site_images} images."
+        f"none of the {len(survey.public)} public images is one of --site (the same picture, also saved "
+        "again); crops, flips and other pictures of the same person would not be found. The site would "
+        f"release {survey.site_images} images."
     )
 
 
-def _site_images(config: RunConfig, site: str) -> tuple[int, set[bytes]]:
+def _site_images(config: RunConfig, site: str) -> tuple[int, LabelledImages]:
     """Return how many images the site would release, and all its images, for comparison."""
     train, test = split_site(load_site(config, str(Path(site).expanduser().absolute())), config.test_fraction)
     parts = [to_labelled_images(part, config, f'--site "{site}"') for part in (train, test)]
-    return len(train), {image.tobytes() for part in parts for image in part.images.numpy()}
+    return len(train), concatenate(parts)

@@ -27,11 +27,12 @@ def digit_folder(tmp_path: Path) -> Folder:
     """Return ``digit_folder("site", range(30))``: an image folder of these of scikit-learn's digits."""
     digits = load_digits()
 
-    def make(name: str, rows: range) -> Path:
+    def make(name: str, rows: range, change: int = 0) -> Path:
         for row in rows:
             folder = tmp_path / name / str(digits.target[row])
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((digits.images[row] * 15).astype(np.uint8)).save(folder / f"{row:04}.png")
+            pixels = (digits.images[row] * 15 + change).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{row:04}.png")
         return tmp_path / name
 
     return make
@@ -115,7 +116,7 @@ def test_private_images_among_the_public_ones_are_found(digit_folder: Folder) ->
     assert apart["images"] == 35  # of the site: 30 % of its images are held out
     assert [text.split(":")[0] for text in apart["cautions"]] == ["Only you can know"]
     public = {image.tobytes() for image in load_public(config).images.numpy()}
-    site = digit_folder("site", range(100, 200))
+    site = digit_folder("site", range(100, 200), change=3)
     shared = sum((digit * 15).astype(np.uint8).tobytes() in public for digit in load_digits().images[100:200])
     assert 20 < shared < 50
     mixed = choose(config, [10], site=str(site))
