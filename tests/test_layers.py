@@ -34,7 +34,8 @@ MAY_IMPORT |= {
     "federation": LIBRARY,
     "records": ["errors", "federation"],
     "simulation": ["errors", "config", "events", "results", "runfolder", "report"],
-    "cli": [*LIBRARY, "federation", "report", "simulation"],
+    "deployment": [*FOUNDATION, "config", "data", "fingerprint", "privacy", "runfolder"],
+    "cli": [*LIBRARY, "deployment", "federation", "report", "simulation"],
     "__init__": ["diffusion"],
     "__main__": ["cli"],
 }

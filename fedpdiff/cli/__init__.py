@@ -22,6 +22,9 @@ COMMANDS = (
     "verify",
     "audit",
     "report",
+    "coordinator",
+    "site",
+    "doctor",
 )
 
 

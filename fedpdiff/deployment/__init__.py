@@ -1,0 +1,1 @@
+"""Setting up a coordinator and its sites on machines of their own: keys, settings, start scripts, checks."""
