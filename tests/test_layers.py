@@ -26,16 +26,18 @@ MAY_IMPORT: dict[str, list[str]] = {
     "events": FOUNDATION,
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
+    "attack_results": ["errors", "runfolder"],
     "evaluation": [*FOUNDATION, "config", "metrics", "results"],
 }
 LIBRARY = list(MAY_IMPORT)
 MAY_IMPORT |= {
-    "report": [*FOUNDATION, "privacy", "events", "results", "runfolder"],
+    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "runfolder"],
     "federation": LIBRARY,
+    "evidence": [*LIBRARY, "federation"],
     "records": ["errors", "federation"],
     "simulation": ["errors", "config", "events", "results", "runfolder", "report"],
     "deployment": [*FOUNDATION, "config", "data", "fingerprint", "privacy", "runfolder"],
-    "cli": [*LIBRARY, "deployment", "federation", "report", "simulation"],
+    "cli": [*LIBRARY, "deployment", "federation", "evidence", "report", "simulation"],
     "__init__": ["diffusion"],
     "__main__": ["cli"],
 }

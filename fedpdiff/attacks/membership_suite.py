@@ -31,7 +31,9 @@ from fedpdiff.rng import torch_generator
 PIA, PIAN, SECMI, LOSS, SIMA = "PIA", "PIAN", "SecMI", "loss threshold", "SimA"
 ATTACKS = (PIA, PIAN, SECMI, LOSS, SIMA)
 
-_OFFSETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)  # shares of T; the papers measure at about 0.1 to 0.2
+# Shares of T above the lowest level; the papers measure at about 0.1 to 0.2.
+_OFFSETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+_LOSS_OFFSETS = (0.02, 0.05, 0.1, 0.2)  # fewer: each costs many draws
 _SECMI_STRIDES = (2, 5, 10, 20)
 _BATCH = 512
 
@@ -45,8 +47,8 @@ class Grid:
 
     Attributes
     ----------
-    ts
-        Levels of PIA, PIAN, the loss and SimA.
+    ts, loss_ts
+        Levels of PIA, PIAN and SimA, and of the loss.
     secmi_ts, stride
         Levels of SecMI, and the step of its path; ``stride`` 0: too few levels, SecMI is left out.
     powers
@@ -56,6 +58,7 @@ class Grid:
     """
 
     ts: tuple[int, ...]
+    loss_ts: tuple[int, ...]
     secmi_ts: tuple[int, ...]
     stride: int
     powers: tuple[float, ...] = (2.0, 4.0)
@@ -73,10 +76,13 @@ def default_grid(levels: Levels) -> Grid:
     first, last, steps = levels.first, levels.last, len(levels.ratio)
     if last <= first:
         raise ConfigError(f"the model has the one level {first}; membership attacks need at least two")
-    ts = sorted({min(last, first + max(1, round(share * steps))) for share in _OFFSETS})
+    ts, loss_ts = (
+        tuple(sorted({min(last, first + max(1, round(share * steps))) for share in shares}))
+        for shares in (_OFFSETS, _LOSS_OFFSETS)
+    )
     stride = max(1, round(0.01 * steps))
     secmi_ts = tuple(first + n * stride for n in _SECMI_STRIDES if first + (n + 1) * stride <= last)
-    return Grid(tuple(ts), secmi_ts, stride if secmi_ts else 0)
+    return Grid(ts, loss_ts, secmi_ts, stride if secmi_ts else 0)
 
 
 def score_images(
@@ -141,7 +147,7 @@ def _score_batch(
 ) -> dict[str, Scores]:
     def loss() -> Scores:
         generator = torch_generator(seed, "loss threshold attack")
-        return loss_threshold(predict, x, levels, grid.ts, generator, grid.draws)
+        return loss_threshold(predict, x, levels, grid.loss_ts, generator, grid.draws)
 
     run: dict[str, Callable[[], Scores]] = {
         PIA: lambda: pia(predict, x, levels, grid.ts, grid.powers),

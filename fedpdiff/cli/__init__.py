@@ -21,6 +21,7 @@ COMMANDS = (
     "ledger",
     "verify",
     "audit",
+    "attack",
     "report",
     "coordinator",
     "site",

@@ -187,10 +187,13 @@ def test_the_grid_stays_within_the_levels() -> None:
     for kind, last, first in (("personal", 1000, 0), ("personal", 150, 0), ("continued", 1000, T0)):
         levels = Levels.of(make_denoiser(kind, "noise", last).chain)
         grid = default_grid(levels)
-        assert all(first < t < last for t in (*grid.ts, *grid.secmi_ts, grid.secmi_ts[-1] + grid.stride))
+        assert all(
+            first < t < last
+            for t in (*grid.ts, *grid.loss_ts, *grid.secmi_ts, grid.secmi_ts[-1] + grid.stride)
+        )
         assert grid.draws >= 10
     top = default_grid(Levels(levels.ratio, 997, 999))
-    assert (top.ts, top.secmi_ts, top.stride) == ((999,), (), 0)
+    assert (top.ts, top.loss_ts, top.secmi_ts, top.stride) == ((999,), (999,), (), 0)
     with pytest.raises(ConfigError, match="one level"):
         default_grid(Levels(levels.ratio, 999, 999))
 
@@ -305,7 +308,7 @@ def test_settings_are_chosen_on_one_half_and_judged_on_the_other() -> None:
 def test_batches_change_nothing(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = make_denoiser("personal", "noise")
     levels = Levels.of(denoiser.chain)
-    grid = Grid((20, 50), (20,), 10, (4.0,), 2)
+    grid = Grid((20, 50), (50,), (20,), 10, (4.0,), 2)
 
     def run(done: list[tuple[int, int]]) -> dict[str, dict[Setting, torch.Tensor]]:
         return score_images(

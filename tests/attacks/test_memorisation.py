@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from fedpdiff.attacks import memorisation as module
-from fedpdiff.attacks.memorisation import LabelledRows, matched_rows, memorisation, same_classes
+from fedpdiff.attacks.matching import matched_rows
+from fedpdiff.attacks.memorisation import LabelledRows, memorisation, same_classes
 from fedpdiff.errors import DataError
 
 
