@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,8 @@ STATED = {
     ("self_test", "tests"), ("self_test", "tests", 0), ("persons", "most_images"),
     ("composition", "noisings_per_image"), ("checksum",), ("persons",),
 }  # fmt: skip
+# Sums that only the ledger knows: here they are seen through an epsilon of three decimals.
+ROUNDED = {("composition", "mu_total"), ("persons", "mu")}
 
 
 def paths(value: Any, here: Path = ()) -> Iterator[Path]:
@@ -86,6 +89,11 @@ def same(a: Any, b: Any) -> bool:
     return json.dumps(a) == json.dumps(b)
 
 
+def as_good_as(a: Any, b: Any, path: Path) -> bool:
+    """Return whether no printed number could tell the two apart."""
+    return path in ROUNDED and isinstance(a, float) and math.isclose(a, b, rel_tol=9e-5)
+
+
 @pytest.fixture
 def rich(facts: Callable[..., ReleaseFacts]) -> dict[str, Any]:
     """Return a certificate with everything in it: several noisings, and persons."""
@@ -116,7 +124,7 @@ def test_a_forged_checksum_hides_nothing_that_can_be_computed(
     candidates = [path for path in paths(rich) if path not in STATED]
     path = data.draw(st.sampled_from(sorted(candidates, key=repr)))
     value = data.draw(others(at(rich, path)))
-    if same(value, at(rich, path)):
+    if same(value, at(rich, path)) or as_good_as(value, at(rich, path), path):
         return
     assert check_certificate(resealed(put(rich, path, value))), (path, value)
 
