@@ -60,7 +60,7 @@ class RunConfig(Settings):
     partitioner_path: str = setting("", "an absolute path of a folder", pattern=_ABSOLUTE)
 
     # Privacy
-    epsilon: float = setting(30.0, "a number of at least 0 (0 = follows from t0)", ge=0, allow_inf_nan=False)
+    epsilon: float = setting(60.0, "a number of at least 0 (0 = follows from t0)", ge=0, allow_inf_nan=False)
     t0: int = setting(0, "a whole number of at least 0 (0 = follows from epsilon)", ge=0)
     delta: float = setting(1e-5, "a number above 0 and below 1", gt=0, lt=1)
     clip_rule: Literal["fixed", "public-median", "none"] = setting(

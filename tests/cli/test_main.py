@@ -42,7 +42,7 @@ def test_the_list_explains_the_presets(capsys: pytest.CaptureFixture[str]) -> No
         (["quick"], "no preset 'quick'"),
         (["quickstart", "--set", "epsilom=5"], "epsilom: unknown setting, did you mean epsilon?"),
         (["quickstart", "--set", "epsilon=-5"], "epsilon = -5.0: must be a number of at least 0"),
-        (["quickstart", "--set", "t0=690"], "epsilon = 30 and t0 = 690 exclude each other"),
+        (["quickstart", "--set", "t0=690"], "epsilon = 60 and t0 = 690 exclude each other"),
         (["quickstart", "--seed", "-1"], "seed = -1: must be a whole number"),
         (["mnist"], "give one with --set data=PATH"),
     ],
