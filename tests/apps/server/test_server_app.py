@@ -30,7 +30,7 @@ def test_a_whole_run(fake_grid: Any, settings: Settings, simulated_nodes: Any, t
     results = grid.run_app()
     assert results.participants == ["client-0", "client-1", "client-2"]
     assert results.refused == []
-    assert results.privacy["epsilon"] <= 50
+    assert results.privacy["epsilon"] <= RunConfig.parse(grid.run_config).epsilon
     assert results.privacy["schedule"] == "linear"
     assert list(results.seconds) == ["waiting for clients", "upload", "training", "sampling"]
     for client in results.clients:
