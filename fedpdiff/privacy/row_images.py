@@ -60,7 +60,7 @@ def images_of_rows(folder: Path, digests: Sequence[bytes]) -> NDArray[np.int64]:
     found = [row for row in rows if row is not None]
     if not rows or len(found) < len(rows):
         raise PrivacyError(
-            f"{len(rows) - len(found)} of the {len(rows)} images of the release in {folder} are not among the "
-            f"{len(known)} given"
+            f"{len(rows) - len(found)} of the {len(rows)} images of the release in {folder} are not among "
+            f"the {len(known)} given"
         )
     return np.array(found, np.int64)
