@@ -18,6 +18,11 @@ RECOVERED_FILE = "attacks/recovered.npz"
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def percent(value: float, decimals: int = 1) -> str:
+    """Write a share as a percentage."""
+    return f"{100 * value:.{decimals}f} %"
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

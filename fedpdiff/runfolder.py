@@ -58,10 +58,12 @@ class RunFolder:
     def prepare(self, config: RunConfig) -> None:
         """Write settings and environment; drop progress and uploads of an earlier attempt."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for left_over in (self.root / "server" / "spool", self.events):
+        # What attacks found in an earlier attempt is not true of this one.
+        for left_over in (self.root / "server" / "spool", self.events, self.root / "attacks"):
             shutil.rmtree(left_over, ignore_errors=True)
         self.error.unlink(missing_ok=True)
-        self.privacy.unlink(missing_ok=True)
+        for left_over in (self.privacy, self.root / "attacks.json"):
+            left_over.unlink(missing_ok=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())
 

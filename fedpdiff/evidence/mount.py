@@ -158,6 +158,7 @@ def _write_pictures(path: Path, pictures: Pictures) -> None:
         levels=np.array(pictures.levels),
         attacks=np.array(pictures.attacks),
         originals=pictures.originals.astype(np.float16),
+        guesses=pictures.guesses.astype(np.float16),
         uploads=pictures.uploads.astype(np.float16),
         recovered=pictures.recovered.astype(np.float16),
     )

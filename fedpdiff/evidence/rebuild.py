@@ -30,8 +30,12 @@ from fedpdiff.rng import torch_generator
 
 PUBLIC_IMAGES, PUBLIC_MODEL = "public images", "model of public images"
 INSIDER, GLOBAL = "another client's model", "global model"
-_IMAGES = 100
+_IMAGES = 64
+_OWN_IMAGES = 40  # on which an attacker learns how far to trust its estimates
 _SHOWN = 8
+_DDIM_STEPS = 25
+_SAMPLES, _SAMPLE_STEPS = 4, 20  # of the posterior mean
+_MAP_STEPS = 40
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -59,8 +63,8 @@ class Pictures:
         t0 of each row, ascending.
     attacks
         What recovered the images of each row: the strongest attack mounted at its level.
-    originals
-        float, shape (k, C, H, W), clipped as they were released.
+    originals, guesses
+        float, shape (k, C, H, W): clipped as they were released, and the best guess without the upload.
     uploads, recovered
         float, shape (rows, k, C, H, W).
     """
@@ -68,6 +72,7 @@ class Pictures:
     levels: list[int]
     attacks: list[str]
     originals: Values
+    guesses: Values
     uploads: Values
     recovered: Values
 
@@ -94,7 +99,9 @@ def _models(scene: UploadScene, say: Say) -> dict[str, Denoiser]:
     """Return the denoisers of clean images that attackers hold, by attacker."""
     artefacts = scene.artefacts
     agreed = artefacts.agreement
-    config = artefacts.config.model_copy(update={"clip_flag": False, "device": str(artefacts.device)})
+    steps = max(1, artefacts.config.personal_steps // 2)  # fewer images than a client has: sooner learnt
+    changes = {"clip_flag": False, "device": str(artefacts.device), "personal_steps": steps}
+    config = artefacts.config.model_copy(update=changes)
     trainer = Trainer(config, agreed.mechanism, agreed.centre, artefacts.images.class_names)
     public = trainer.personal(
         scene.attacker[0],
@@ -146,20 +153,26 @@ def _model_attacks(
 
     yield mount("Tweedie", tweedie)
     if thorough:
-        yield mount("DDIM", partial(ddim, steps=25))
-        yield mount("posterior mean", partial(posterior_mean, generator=generator, samples=8, steps=20))
-        yield mount("MAP", partial(maximum_a_posteriori, iterations=60))
+        yield mount("DDIM", partial(ddim, steps=_DDIM_STEPS))
+        yield mount(
+            "posterior mean",
+            partial(posterior_mean, generator=generator, samples=_SAMPLES, steps=_SAMPLE_STEPS),
+        )
+        yield mount("MAP", partial(maximum_a_posteriori, iterations=_MAP_STEPS))
 
 
 def _judge(scene: UploadScene, uploads: Uploads, mounted: Mounted) -> tuple[Recovery, Values]:
     """Mount one attack and score it; also learn on the attacker's own images how far to trust it."""
     mechanism, by_class = uploads.mechanism, scene.by_class
-    estimate, guess = _run(mounted, uploads.values, uploads.labels), by_class.prior_guess(uploads.labels)
-    own = scene.attacker[1]
+    guess = by_class.prior_guess(uploads.labels)
+    own = scene.attacker[1].select(torch.arange(min(_OWN_IMAGES, len(scene.attacker[1]))))
     own_u, own_labels = mechanism.clipped(own), own.labels.numpy()
     own_uploads = noised(own_u, mechanism.alpha_bar, scene.generator("trust", mechanism.t0))
-    before = by_class.prior_guess(own_labels)
-    trust = best_trust(_run(mounted, own_uploads, own_labels), own_u, before)
+    # In one go: the attacks take long for few images already.
+    both = np.concatenate([uploads.values, own_uploads])
+    found = _run(mounted, both, np.concatenate([uploads.labels, own_labels]))
+    estimate = found[: len(guess)]
+    trust = best_trust(found[len(guess) :], own_u, by_class.prior_guess(own_labels))
     careful = trusted(estimate, guess, trust)
     score = recovery(estimate, uploads.truth, guess)
     picked = reidentify(estimate, uploads.truth, 1.0, mechanism.mu)
@@ -197,11 +210,12 @@ def _first_client(uploads: Uploads) -> Uploads:
 
 def _pictures(scene: UploadScene, rows: list[tuple[Uploads, str, Values]]) -> Pictures:
     centre = scene.mechanism.centre.astype(np.float64)
-    first = rows[0][0]
+    first = rows[0][0].take(np.arange(min(_SHOWN, len(rows[0][0].labels))))
     return Pictures(
         levels=[uploads.mechanism.t0 for uploads, _, _ in rows],
         attacks=[attack for _, attack, _ in rows],
-        originals=first.truth[:_SHOWN] + centre,
+        originals=first.truth + centre,
+        guesses=scene.by_class.prior_guess(first.labels).reshape(first.truth.shape) + centre,
         uploads=np.stack([u.values[:_SHOWN] + u.mechanism.alpha_bar**0.5 * centre for u, _, _ in rows]),
         recovered=np.stack([estimate + centre for _, _, estimate in rows]),
     )

@@ -10,6 +10,7 @@ from fedpdiff import attack_results as rows
 from fedpdiff.attacks.statistics import MembershipReport, Rate, TruePositives, roc_curve
 from fedpdiff.attacks.uploads import Proportion
 from fedpdiff.privacy import ceilings
+from fedpdiff.privacy.accountant import round_up
 
 Say = Callable[[str, int, int], None]
 """``say(what, done, total)``: what is being done, and how far; ``total`` is at least 1."""
@@ -27,6 +28,11 @@ def interval(rate: Rate) -> rows.Interval:
 def share(found: Proportion) -> rows.Interval:
     """Return a proportion with its exact interval."""
     return interval(found.interval())
+
+
+def upper(cap: float) -> float:
+    """Return a cap rounded up to three decimals, as the privacy statement does, at most 1."""
+    return min(1.0, round_up(cap))
 
 
 def membership_row(
@@ -63,9 +69,9 @@ def membership_row(
         members=report.members,
         non_members=report.non_members,
         auc=interval(report.auc),
-        auc_cap=None if mu is None else ceilings.auc(mu),
+        auc_cap=None if mu is None else upper(ceilings.auc(mu)),
         balanced_accuracy=report.balanced_accuracy,
-        balanced_accuracy_cap=None if mu is None else ceilings.balanced_accuracy(mu),
+        balanced_accuracy_cap=None if mu is None else upper(ceilings.balanced_accuracy(mu)),
         at_low_fpr=[_at_low_fpr(entry, mu) for entry in report.true_positives],
         curve=rows.Curve(fpr=fpr, tpr=tpr),
     )
@@ -75,5 +81,5 @@ def _at_low_fpr(entry: TruePositives, mu: float | None) -> rows.LowFalsePositive
     return rows.LowFalsePositives(
         fpr=entry.nominal_fpr,
         tpr=None if entry.rate is None else interval(entry.rate),
-        cap=None if mu is None else ceilings.tpr_at_fpr(mu, entry.nominal_fpr),
+        cap=None if mu is None else upper(ceilings.tpr_at_fpr(mu, entry.nominal_fpr)),
     )

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedpdiff.attack_results import Attribute, Control, Membership, Reidentification
+from fedpdiff.attack_results import Attribute, Control, Membership, Reidentification, percent
 from fedpdiff.attacks.attribute import Reader, gaussian_reader, read_attribute, train_network_reader
 from fedpdiff.attacks.reidentification import random_groups, reidentify
 from fedpdiff.attacks.statistics import membership_report
 from fedpdiff.attacks.upload_membership import attack_upload_membership
 from fedpdiff.data.colorize import COLOURS
 from fedpdiff.evidence.candidates import Candidates
-from fedpdiff.evidence.report import Say, membership_row, quiet, share
+from fedpdiff.evidence.report import Say, membership_row, quiet, share, upper
 from fedpdiff.evidence.scene import Uploads, UploadScene
 from fedpdiff.rng import torch_generator
 from fedpdiff.types import concatenate
@@ -46,7 +46,7 @@ def reidentification(scene: UploadScene, say: Say = quiet) -> list[Reidentificat
                     candidates=result.candidates,
                     rate=share(result.found),
                     chance=result.chance,
-                    cap=result.cap,
+                    cap=upper(result.cap),
                 )
             )
         say("re-identification", number + 1, len(scene.levels))
@@ -70,8 +70,8 @@ def low_noise_control(scene: UploadScene) -> Control:
     return Control(
         name="low-noise release",
         what=f"a release of the same images at t0 = {mechanism.t0} (epsilon {uploads.epsilon:g})",
-        measured=f"{result.rate:.1%} of uploads matched to their own among {result.candidates:.0f} images",
-        needed=f"surely above {needed:.2%}, guessing {result.chance:.2%}",
+        measured=f"{percent(result.rate)} of uploads matched to their own image of {result.candidates:.0f}",
+        needed=f"surely above {percent(needed, 2)}, guessing {percent(result.chance, 2)}",
         passed=result.found.interval(_SURE).low > needed,
     )
 
@@ -121,7 +121,7 @@ def attributes(scene: UploadScene, say: Say = quiet) -> list[Attribute]:
                         reader=kind,
                         accuracy=share(result.right),
                         chance=result.chance,
-                        cap=result.cap,
+                        cap=upper(result.cap),
                     )
                 )
         say("attributes", number + 1, len(scene.levels))

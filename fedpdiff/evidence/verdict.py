@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpdiff.attack_results import AttackResults, Membership, Recovery, Reidentification
+from fedpdiff.attack_results import AttackResults, Membership, Recovery, Reidentification, percent
 from fedpdiff.evidence.copies import significant
 from fedpdiff.evidence.epsilon import ATTACK, AUDIT
 from fedpdiff.evidence.models import GLOBAL, PERSONAL
@@ -26,13 +26,14 @@ def exceeded(results: AttackResults) -> list[str]:
     for again in results.reidentification:
         if _above(again.rate.value, again.rate.low, again.cap):
             found.append(
-                f"re-identification at t0 = {again.t0} among {again.gallery}: {again.rate.value:.1%}, "
-                f"the cap is {again.cap:.1%}"
+                f"re-identification at t0 = {again.t0} among {again.gallery}: {percent(again.rate.value)}, "
+                f"the cap is {percent(again.cap)}"
             )
     for read in results.attributes:
         if _above(read.accuracy.value, read.accuracy.low, read.cap):
             found.append(
-                f"{read.attribute} read at t0 = {read.t0}: {read.accuracy.value:.1%}, cap {read.cap:.1%}"
+                f"{read.attribute} read at t0 = {read.t0}: {percent(read.accuracy.value)}, "
+                f"the cap is {percent(read.cap)}"
             )
     for measured in results.epsilon:
         if measured.low is not None and measured.low > measured.theory:
@@ -90,12 +91,12 @@ def _own(results: AttackResults) -> int:
 
 def _reidentification_line(results: AttackResults) -> str:
     rows = [row for row in results.reidentification if row.t0 == _own(results)]
-    parts = [f"{row.rate.value:.1%} among {row.gallery} ({_bounds(row)})" for row in rows]
+    parts = [f"{percent(row.rate.value)} among {row.gallery} ({_bounds(row)})" for row in rows]
     return f"Whose upload is it? Rightly matched: {'; '.join(parts)}."
 
 
 def _bounds(row: Reidentification) -> str:
-    return f"guessing {row.chance:.1%}, cap {row.cap:.1%}"
+    return f"guessing {percent(row.chance)}, cap {percent(row.cap)}"
 
 
 def strongest_recovery(results: AttackResults, t0: int) -> Recovery | None:
@@ -110,8 +111,8 @@ def _recovery_lines(results: AttackResults) -> list[str]:
         return []
     score = min(row.score, row.trusted)
     return [
-        f"Rebuilding images: the strongest attack ({row.attack}, {row.attacker}) leaves {score:.0%} of the "
-        f"squared error of a guess without the upload (0 %: perfect, 100 %: nothing gained)."
+        f"Rebuilding images: the strongest attack ({row.attack}, {row.attacker}) leaves {percent(score, 0)} "
+        "of the squared error of a guess without the upload (0 %: perfect, 100 %: nothing gained)."
     ]
 
 
@@ -121,10 +122,11 @@ def _attribute_lines(results: AttackResults) -> list[str]:
     for name in dict.fromkeys(row.attribute for row in own):
         row = max((row for row in own if row.attribute == name), key=lambda row: row.accuracy.value)
         lines.append(
-            f"The {name} is read from a single upload in {row.accuracy.value:.0%} of cases (guessing "
-            f"{row.chance:.0%}): hiding which image it was does not hide what it shows."
+            f"The {name} is read from a single upload in {percent(row.accuracy.value, 0)} of cases (guessing "
+            f"{percent(row.chance, 0)}): hiding which image it was does not hide what it shows."
             if row.accuracy.low > row.chance
-            else f"The {name} cannot be read from a single upload better than by guessing ({row.chance:.0%})."
+            else f"The {name} cannot be read from a single upload better than by guessing "
+            f"({percent(row.chance, 0)})."
         )
     return lines
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedpdiff.attack_results import (
@@ -13,6 +13,7 @@ from fedpdiff.attack_results import (
     Membership,
     MemorisationRow,
     Reidentification,
+    percent,
 )
 from fedpdiff.report.table import markdown
 from fedpdiff.report.wording import NO_NUMBER
@@ -124,11 +125,11 @@ def levels(results: AttackResults) -> Table:
                 f"{match.t0}{' (this run)' if match.t0 == results.privacy['t0'] else ''}",
                 f"{match.epsilon:g}",
                 match.uploads,
-                f"{match.rate.value:.1%}",
-                f"{match.chance:.1%}",
-                f"{match.cap:.1%}",
+                percent(match.rate.value),
+                percent(match.chance),
+                percent(match.cap),
                 f"{min(scores):.2f}" if scores else NO_NUMBER,
-                NO_NUMBER if read is None else f"{read.attribute} {read.accuracy.value:.0%}",
+                NO_NUMBER if read is None else f"{read.attribute} {percent(read.accuracy.value, 0)}",
             ]
         )
     return Table(
@@ -142,7 +143,7 @@ def reidentification(results: AttackResults) -> Table:
     """Return re-identification at the run's own level."""
     rows = [["candidates", "uploads", "matched [95 %]", "guessing", "cap"]]
     rows += [
-        [r.gallery, r.uploads, _interval(r.rate, ".1%"), f"{r.chance:.1%}", f"{r.cap:.1%}"]
+        [r.gallery, r.uploads, _interval(r.rate, percent), percent(r.chance), percent(r.cap)]
         for r in results.reidentification
         if r.t0 == results.privacy["t0"]
     ]
@@ -165,7 +166,7 @@ def recovery(results: AttackResults) -> Table:
             f"{r.unclipped:.3f}",
             f"{r.psnr:.1f} dB",
             f"{r.ssim:.2f}",
-            f"{r.reidentified.value:.1%} (guessing {r.chance:.1%})",
+            f"{percent(r.reidentified.value)} (guessing {percent(r.chance)})",
         ]
         for r in results.recovery
         if r.t0 == results.privacy["t0"]
@@ -181,9 +182,9 @@ def attributes(results: AttackResults) -> Table:
             r.attribute,
             str(r.values),
             r.reader,
-            _interval(r.accuracy, ".1%"),
-            f"{r.chance:.1%}",
-            f"{r.cap:.1%}",
+            _interval(r.accuracy, percent),
+            percent(r.chance),
+            percent(r.cap),
         ]
         for r in results.attributes
         if r.t0 == results.privacy["t0"]
@@ -239,11 +240,11 @@ def _memorisation_cells(row: MemorisationRow) -> list[str]:
     return [
         f"{row.target} of {row.client}" if row.client else row.target,
         row.classes,
-        _interval(row.closer_to_train, ".1%"),
+        _interval(row.closer_to_train, percent),
         f"{row.closer_p_value:.3g}",
         f"{row.rank_p_value:.3g}",
-        f"{row.carlini:.1%} / {row.carlini_held_out:.1%}",
-        f"{row.nearest_ratio:.1%} / {row.nearest_ratio_held_out:.1%}",
+        f"{percent(row.carlini)} / {percent(row.carlini_held_out)}",
+        f"{percent(row.nearest_ratio)} / {percent(row.nearest_ratio_held_out)}",
     ]
 
 
@@ -251,8 +252,8 @@ def _first_low(rows: Sequence[Membership]) -> list[LowFalsePositives]:
     return rows[0].at_low_fpr if rows else []
 
 
-def _interval(found: Interval, form: str = ".3f") -> str:
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+def _interval(found: Interval, write: Callable[[float], str] = "{:.3f}".format) -> str:
+    return f"{write(found.value)} [{write(found.low)}, {write(found.high)}]"
 
 
 def _with_cap(text: str, cap: float | None) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpdiff.report import charts, grids
+from fedpdiff.attack_results import AttackResults
+from fedpdiff.report import attack_charts, charts, grids
 from fedpdiff.report.run_files import RunFiles
 
 
@@ -18,7 +19,8 @@ class ReportFigure:
     path
         The file.
     kind
-        ``hero``, ``client``, ``distances``, ``losses`` or ``timeline``.
+        ``hero``, ``client``, ``distances``, ``losses``, ``timeline``, or of the attacks ``recovered``,
+        ``levels``, ``roc`` or ``epsilon``.
     caption
         One sentence below the picture; also its text alternative.
     """
@@ -58,4 +60,32 @@ def draw_figures(run: RunFiles) -> list[ReportFigure]:
         charts.losses(run.events, folder / "losses.png"),
         "Training losses; comparable within a panel only.",
     )
-    return figures
+    return figures + (_attack_figures(run.attacks, run.folder) if run.attacks else [])
+
+
+def _attack_figures(attacks: AttackResults, folder: Path) -> list[ReportFigure]:
+    """Draw what the attacks found; nothing when a control failed, because it would look like a finding."""
+    if not attacks.controls_work:
+        return []
+    drawn = {
+        "recovered": (
+            attack_charts.recovered(attacks, folder, folder / "figures" / "recovered.png"),
+            "Originals (clipped, as they were noised), their uploads at several noise levels, and what the "
+            "strongest attack mounted at each level makes of them. Where that looks like the guess, which "
+            "needs no upload, the upload gave nothing away.",
+        ),
+        "levels": (
+            attack_charts.levels(attacks, folder / "figures" / "attack-levels.png"),
+            "The same attacks at other noise levels, with the same images and clip norm.",
+        ),
+        "roc": (
+            attack_charts.roc(attacks, folder / "figures" / "attack-roc.png"),
+            "Members recognised against strangers taken for members, by the strongest attack on each "
+            "target. No attack on uploads or global model can enter the grey area.",
+        ),
+        "epsilon": (
+            attack_charts.epsilon(attacks, folder / "figures" / "attack-epsilon.png"),
+            "Epsilon as measured beside the stated one. Arrows: the attack proves at least this much.",
+        ),
+    }
+    return [ReportFigure(path, kind, caption) for kind, (path, caption) in drawn.items() if path is not None]

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from fedpdiff.report import wording
+from fedpdiff.report.attack_words import attack_words
 from fedpdiff.report.figures import ReportFigure, draw_figures
 from fedpdiff.report.privacy_words import privacy_words
 from fedpdiff.report.run_files import RunFiles
@@ -26,7 +27,8 @@ def write_report(run_dir: Path) -> Path:
     ----------
     run_dir
         A run folder. Read are ``results.json`` and, where present, ``config.json``, ``environment.json``,
-        ``events/*.jsonl`` and ``client-*/samples/*.npz``; nothing outside the folder.
+        ``attacks.json``, ``attacks/recovered.npz``, ``events/*.jsonl`` and ``client-*/samples/*.npz``;
+        nothing outside the folder.
 
     Returns
     -------
@@ -63,6 +65,7 @@ def render(run: RunFiles, figures: list[ReportFigure]) -> str:
         methods=[(name, wording.METHODS[name]) for name in shown_methods(results)],
         groups=wording.GROUPS,
         privacy=privacy_words(results, run.config),
+        attacks=attack_words(run.attacks),
         figures=[_inlined(figure) for figure in figures],
         settings=sorted(run.config.items()),
         environment=_flat(run.environment),

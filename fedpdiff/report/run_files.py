@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedpdiff.attack_results import AttackResults
 from fedpdiff.errors import RunError
 from fedpdiff.events import read_events
 from fedpdiff.results import Results
@@ -28,6 +29,8 @@ class RunFiles:
         ``config.json`` and ``environment.json``; empty when missing.
     events
         All progress events, ordered by time; empty when missing.
+    attacks
+        ``attacks.json``; ``None`` when the run was not attacked.
     """
 
     folder: Path
@@ -35,6 +38,7 @@ class RunFiles:
     config: dict[str, Any]
     environment: dict[str, Any]
     events: list[dict[str, Any]]
+    attacks: AttackResults | None
 
     @classmethod
     def read(cls, folder: Path) -> RunFiles:
@@ -46,6 +50,7 @@ class RunFiles:
             config=_read_object(folder / "config.json"),
             environment=_read_object(folder / "environment.json"),
             events=read_events(folder / "events"),
+            attacks=AttackResults.read(folder),
         )
 
     def samples(self, client: int, name: str) -> dict[int, np.ndarray]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from fedpdiff.report.attack_template import ATTACKS, TABLES_MACRO
+
 _STYLE = """
 :root { --ink: #22262b; --soft: #5b626a; --line: #dfe3e7; --wash: #f6f7f9; --blue: #0062a8; --warn: #8a4b00; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); text-rendering: optimizeLegibility;
   font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Sitka Text", Cambria, Georgia, serif; }
 main { max-width: 68rem; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
-h1, h2, .kicker, table, figcaption, .tiles, summary, .banner {
+h1, h2, h3, .kicker, table, figcaption, .tiles, summary, .banner {
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 .kicker { color: var(--soft); font-size: .875rem; letter-spacing: .02em; margin: 0 0 .6rem; }
 h1 { font-size: clamp(1.6rem, 1.1rem + 2vw, 2.35rem); line-height: 1.2; font-weight: 650;
   letter-spacing: -.015em; margin: 0 0 1.6rem; max-width: 24em; text-wrap: balance; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 3.2rem 0 .8rem; letter-spacing: -.005em; }
+h3 { font-size: 1rem; line-height: 1.3; margin: 2rem 0 .5rem; }
 p, ul { max-width: 42em; margin: 0 0 1em; hyphens: manual; }
 ul { padding-left: 1.2em; } li { margin-bottom: .35em; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 0 2rem;
@@ -41,6 +44,8 @@ td small { color: var(--soft); } .pfdm { font-weight: 650; color: var(--blue); }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 .facts td, .facts th { font-size: .875rem; } .facts th { font-weight: 400; color: var(--soft); }
 .facts td { overflow-wrap: anywhere; }
+.answers td.n, .answers th.n { min-width: 6.5rem; } .answers td:first-child { max-width: 34em; }
+.answers td.n { white-space: normal; max-width: 12em; } .answers td { padding-bottom: .6rem; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft);
   font-size: .875rem; }
 @media print { main { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
@@ -194,7 +199,7 @@ _RUN = """
 PFDM: Patel et al., arXiv 2504.00952.</footer>
 """
 
-PAGE = f"""{_MACROS}<!DOCTYPE html>
+PAGE = f"""{_MACROS}{TABLES_MACRO}<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -204,7 +209,7 @@ PAGE = f"""{_MACROS}<!DOCTYPE html>
 </head>
 <body>
 <main>
-{_OPENING}{_RESULTS}{_PRIVACY}{_CERTIFICATES}{_RUN}
+{_OPENING}{_RESULTS}{_PRIVACY}{ATTACKS}{_CERTIFICATES}{_RUN}
 </main>
 </body>
 </html>
