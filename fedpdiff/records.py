@@ -18,6 +18,7 @@ Model = TypeVar("Model", bound=ProtocolModel)
 
 _DTYPES = ("uint8", "int64", "float32")
 _MOST_DIMENSIONS = 8
+_MOST_VALUES = 2**31
 _LARGEST_METRIC = 1e30
 
 
@@ -109,8 +110,10 @@ def _array(where: str, array: Array) -> np.ndarray:
             f"{', '.join(_DTYPES)} is accepted"
         )
     shape, dtype = tuple(array.shape), np.dtype(array.dtype)
-    if len(shape) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
         raise MessageError(f"{where} has an impossible shape")
+    if math.prod(max(n, 1) for n in shape) > _MOST_VALUES:  # an empty array has other dimensions, too
+        raise MessageError(f"{where} declares more than {_MOST_VALUES} values")
     header = _header(shape, dtype)
     size = math.prod(shape) * dtype.itemsize
     if not array.data.startswith(header) or len(array.data) != len(header) + size:

@@ -81,6 +81,7 @@ class ClientTasks:
         self._site_policy = None if node.simulated else Policy.load(node.policy)
         if self._site_policy:
             self._site_policy.check_coordinator(config.coordinator)
+            self._site_policy.check_columns(config.image_column, config.label_column)
 
     @cached_property
     def data(self) -> ClientData:

@@ -93,6 +93,8 @@ class SealedTasks:
     def _read(self, agreement: Agreement, classes: tuple[str, ...] | None, verify: bool) -> Release:
         release, request = read_outbox(self.outbox, verify)
         wrong = differences(release, agreement, self.config)
+        if request.config.coordinator != self.config.coordinator:
+            wrong.append(f'it was made for the coordinator "{request.config.coordinator}"')
         if classes is not None and classes != request.class_names:
             wrong.append(f"its classes are {', '.join(request.class_names)}, not {', '.join(classes)}")
         if wrong:

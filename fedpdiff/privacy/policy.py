@@ -40,6 +40,9 @@ class Policy(Settings):
         Most images of one person that are ever released; 0 = not checked.
     person_column
         Column of the data that names the person shown; "" = none.
+    image_column, label_column
+        Columns that a run may name for images and labels; "" = it names none, and the only fitting one is
+        found. Labels are sent in the clear: without this, a server could ask for any column as the label.
     metrics_may_leave
         Whether scores of samples, which come from private images outside the guarantee, are sent back.
     """
@@ -50,6 +53,8 @@ class Policy(Settings):
     coordinators: list[str] = setting([], "a list of names; [] = anyone")
     images_per_person: int = setting(0, "a whole number of at least 0 (0 = not checked)", ge=0)
     person_column: str = setting("", 'a column name, or "" for none')
+    image_column: str = setting("", 'a column name, or "" to find it')
+    label_column: str = setting("", 'a column name, or "" to find it')
     metrics_may_leave: bool = setting(False, "true or false")
 
     @model_validator(mode="after")
@@ -104,6 +109,23 @@ class Policy(Settings):
                 f'coordinator = "{name}" is not among the coordinators of this site\'s policy; {_NOTHING}. '
                 "Set coordinator to a name that the site has agreed to, or ask the site to add it"
             )
+
+    def check_columns(self, image_column: str, label_column: str) -> None:
+        """Refuse a run that names other columns than the site does: which ones are sent is the site's choice.
+
+        Raises
+        ------
+        PrivacyError
+            Naming the limit.
+        """
+        for key, asked, allowed in (
+            ("image-column", image_column, self.image_column),
+            ("label-column", label_column, self.label_column),
+        ):
+            if asked != allowed:
+                raise PrivacyError(
+                    f'{key} = "{asked}" is not the {key} = "{allowed}" of this site\'s policy; {_NOTHING}'
+                )
 
     def check_request(self, request: ReleaseRequest) -> None:
         """Refuse a request that no image may be released for, whatever was released before.
@@ -184,6 +206,11 @@ coordinators = []
 # Most images of one person that are ever released (0 = not checked), and the column that says who is shown.
 images-per-person = 0
 person-column = ""
+
+# The columns that a run may name for images and for labels ("" = it names none and the fitting one is found).
+# Labels are sent in the clear, so no run may choose another column as the label.
+image-column = ""
+label-column = ""
 
 # Whether scores of this site's samples may be sent back. They come from the images, outside the guarantee.
 metrics-may-leave = false

@@ -188,6 +188,8 @@ def test_arrays_must_come_when_expected() -> None:
         Array("float32", (2, 3), "numpy.ndarray", b""),
         Array("float32", (10**12,), "numpy.ndarray", b"\x93NUMPY\x01\x00" + b"\0" * 120),
         Array("float32", (-2, -3), "numpy.ndarray", npy),
+        Array("float32", (0, 2**31 - 1, 2**31 - 1, 2**31 - 1), "numpy.ndarray", npy),
+        Array("float32", (0, 2**70), "numpy.ndarray", npy),
         Array("float32", (1,) * 30_000, "numpy.ndarray", npy),
         Array("float32", (2, 3), "numpy.ndarray", b"PK\x03\x04 a zip file"),
         Array("float32", (2, 3), "numpy.ndarray", b"\x80\x04cos\nsystem\n"),

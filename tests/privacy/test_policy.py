@@ -56,6 +56,17 @@ def test_mistakes_are_named_by_their_key(changes: dict[str, Any], message: str) 
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["image-column", "label-column"])
+@pytest.mark.parametrize(("asked", "allowed"), [("patient", ""), ("", "diagnosis"), ("patient", "diagnosis")])
+def test_a_run_may_only_name_the_columns_that_the_site_names(key: str, asked: str, allowed: str) -> None:
+    policy = Policy.parse(WHOLE | {key: allowed})
+    columns = {"image-column": "", "label-column": ""} | {key: asked}
+    with pytest.raises(PrivacyError, match=f'{key} = "{asked}" is not the {key} = "{allowed}"'):
+        policy.check_columns(columns["image-column"], columns["label-column"])
+    right = columns | {key: allowed}
+    policy.check_columns(right["image-column"], right["label-column"])
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     path = _file(tmp_path, 'epsilon = -1\ndelta = 2.0\nschedules = ["linear"]\ncolour = 1\n')
     with pytest.raises(ConfigError) as error:
@@ -90,7 +101,7 @@ def test_the_template_proposes_delta_for_so_many_images(images: int, delta: floa
     lines = text.splitlines()
     for key in Policy.fields_by_key():  # every one explained
         number = next(i for i, line in enumerate(lines) if line.startswith(f"{key} ="))
-        assert lines[number - 1].startswith(("#", "images-per-person"))
+        assert lines[number - 1].startswith(("#", "images-per-person", "image-column"))
 
 
 def test_a_template_needs_images() -> None:
