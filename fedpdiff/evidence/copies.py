@@ -7,7 +7,7 @@ client's minority classes alone, which are memorised first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fedpdiff.attack_results import Control, MemorisationRow
 from fedpdiff.attacks.memorisation import LabelledRows, Memorisation, memorisation
@@ -15,9 +15,11 @@ from fedpdiff.data.client import class_groups
 from fedpdiff.evidence.artefacts import Artefacts
 from fedpdiff.evidence.images import RunImages
 from fedpdiff.evidence.report import Say, interval, quiet
+from fedpdiff.metrics.feature_training import train_feature_network
 from fedpdiff.rng import numpy_generator
 from fedpdiff.types import LabelledImages
 
+PIXELS, FEATURES = "pixels", "features"
 NAMES = {"pfdm": "PFDM samples", "local": "local-only samples"}
 _COPY_NOISE = 0.1  # in pixels, of the control's copies
 _LEAST_P = 0.01
@@ -25,22 +27,36 @@ _LEAST_IMAGES = 10
 
 
 def copies(artefacts: Artefacts, clients: int, say: Say = quiet) -> list[MemorisationRow]:
-    """Compare the samples of the first clients with their training images."""
-    found = []
-    for number, client in enumerate(artefacts.clients[:clients]):
+    """Compare the samples of the first clients with their training images, in pixels and in features."""
+    images, found = artefacts.images, []
+    say("memorisation", 0, 1)
+    spaces = _spaces(artefacts)
+    for client in artefacts.clients[:clients]:
         for method, samples in client.samples.items():
-            for classes, chosen in _groups(client.train, artefacts.images):
-                made, train, held_out = (
-                    _rows(images.of_classes(chosen))
-                    for images in (samples, client.train, artefacts.images.held_out)
-                )
-                generator = numpy_generator(
-                    artefacts.config.seed, "memorisation", client.name, method, classes
-                )
-                result = memorisation(made, train, held_out, generator)
-                found.append(_row(result, NAMES[method], client.name, classes))
-        say("memorisation", number + 1, min(clients, len(artefacts.clients)))
+            for space, rows_of in spaces.items():
+                for classes, chosen in _groups(client.train, images):
+                    sets = (samples, client.train, images.held_out)
+                    made, train, held_out = (rows_of(part.of_classes(chosen)) for part in sets)
+                    purpose = ("memorisation", client.name, method, space, classes)
+                    generator = numpy_generator(artefacts.config.seed, *purpose)
+                    result = memorisation(made, train, held_out, generator)
+                    found.append(_row(result, NAMES[method], client.name, classes, space))
+    say("memorisation", 1, 1)
     return found
+
+
+def _spaces(artefacts: Artefacts) -> dict[str, Callable[[LabelledImages], LabelledRows]]:
+    """Return how images become rows, for each space that distances are taken in.
+
+    The features are those of a classifier that saw the attacker's images only: one that was trained on the
+    members would place them apart from the others by itself.
+    """
+    own, classes = artefacts.images.attacker, len(artefacts.images.class_names)
+    network = train_feature_network(own, classes, artefacts.config.seed, artefacts.device)
+    return {
+        PIXELS: _rows,
+        FEATURES: lambda images: LabelledRows.of(network.features(images), images.labels.numpy()),
+    }
 
 
 def significant(row: MemorisationRow, comparisons: int) -> bool:
@@ -85,12 +101,12 @@ def _rows(images: LabelledImages) -> LabelledRows:
     return LabelledRows.of(images.pixels().numpy(), images.labels.numpy())
 
 
-def _row(found: Memorisation, target: str, client: str, classes: str) -> MemorisationRow:
+def _row(found: Memorisation, target: str, client: str, classes: str, space: str) -> MemorisationRow:
     return MemorisationRow(
         target=target,
         client=client,
         classes=classes,
-        space="pixels",
+        space=space,
         generated=found.generated,
         references=found.references,
         closer_to_train=interval(found.closer_to_train),

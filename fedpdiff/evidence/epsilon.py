@@ -24,7 +24,7 @@ from fedpdiff.privacy.request import ReleaseRequest
 
 AUDIT, ATTACK = "audit of the release code", "membership attack on the uploads"
 GAUSSIAN, FREE = "if the noise is Gaussian", "nothing assumed"
-_PER_SIDE = 4000
+_PER_SIDE = 10_000
 _QUANTILES = (0.02, 0.05, 0.1, 0.25, 0.5, 0.75)
 
 

@@ -137,13 +137,20 @@ def _attack(artefacts: Artefacts, effort: Effort, clock: _Clock, say: Say) -> tu
         recovery=rebuilt,
         attributes=read,
         epsilon=measured,
-        notes=_notes(artefacts, on_uploads.non_members),
+        notes=_notes(artefacts, effort, on_uploads.non_members),
     )
     return results, pictures
 
 
-def _notes(artefacts: Artefacts, non_members: int) -> list[str]:
+def _notes(artefacts: Artefacts, effort: Effort, non_members: int) -> list[str]:
     notes = [artefacts.images.origin]
+    uploads = sum(len(client.labels) for client in artefacts.clients)
+    if uploads > effort.images or len(artefacts.clients) > effort.clients:
+        notes.append(
+            f"Attacked were at most {effort.images} of the {uploads} uploads, chosen at random, and the own "
+            f"models and samples of {min(effort.clients, len(artefacts.clients))} of "
+            f"{len(artefacts.clients)} clients."
+        )
     if any(client.rows is None for client in artefacts.clients):
         notes.append(_REPLAYED)
     if non_members < 1000:

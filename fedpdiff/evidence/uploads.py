@@ -69,7 +69,7 @@ def low_noise_control(scene: UploadScene) -> Control:
     needed = min(0.5, _FAR_ABOVE * result.chance)
     return Control(
         name="low-noise release",
-        what=f"a release of the same images at t0 = {mechanism.t0} (epsilon {uploads.epsilon:g})",
+        what=f"a release of the same images at t0 = {mechanism.t0}, epsilon {uploads.epsilon:g} of one image",
         measured=f"{percent(result.rate)} of uploads matched to their own image of {result.candidates:.0f}",
         needed=f"surely above {percent(needed, 2)}, guessing {percent(result.chance, 2)}",
         passed=result.found.interval(_SURE).low > needed,

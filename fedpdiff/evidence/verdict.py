@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedpdiff.attack_results import AttackResults, Membership, Recovery, Reidentification, percent
 from fedpdiff.evidence.copies import significant
-from fedpdiff.evidence.epsilon import ATTACK, AUDIT
+from fedpdiff.evidence.epsilon import ATTACK, AUDIT, GAUSSIAN
 from fedpdiff.evidence.models import GLOBAL, PERSONAL
 from fedpdiff.evidence.uploads import UPLOADS
 
@@ -38,7 +38,8 @@ def exceeded(results: AttackResults) -> list[str]:
     for measured in results.epsilon:
         if measured.low is not None and measured.low > measured.theory:
             found.append(
-                f"epsilon by {measured.source}: at least {measured.low:.3f}, stated is {measured.theory:.3f}"
+                f"epsilon of one image by {measured.source}: at least {measured.low:.3f}, stated is "
+                f"{measured.theory:.3f}"
             )
     return found
 
@@ -137,7 +138,12 @@ def _memorisation_lines(results: AttackResults) -> list[str]:
     found = [row for row in results.memorisation if significant(row, len(results.memorisation))]
     if not found:
         return ["Generated images: no sign that they copy training images."]
-    names = ", ".join(f"{row.target} of {row.client} ({row.classes} classes)" for row in found)
+    sets: dict[str, list[str]] = {}
+    for row in found:
+        kinds = sets.setdefault(f"{row.target} of {row.client}", [])
+        if row.classes not in kinds:
+            kinds.append(row.classes)
+    names = ", ".join(f"{who} ({' and '.join(kinds)} classes)" for who, kinds in sets.items())
     return [
         f"Generated images lie closer to training images than held-out ones do: {names}. They are made "
         "with a personal model, which nothing but its secrecy protects."
@@ -145,16 +151,20 @@ def _memorisation_lines(results: AttackResults) -> list[str]:
 
 
 def _epsilon_lines(results: AttackResults) -> list[str]:
+    """Return the audit's interval, and what the attack on real uploads proves where that is anything."""
     lines = []
     for row in results.epsilon:
-        if row.source == AUDIT and row.low is not None and row.high is not None:
+        if row.assumption != GAUSSIAN or not row.low:
+            continue
+        if row.source == AUDIT:
+            ends = f"at least {row.low:.2f}" if row.high is None else f"{row.low:.2f} to {row.high:.2f}"
             lines.append(
-                f"Epsilon as measured on the pair of images that is easiest to tell apart: {row.low:.2f} to "
-                f"{row.high:.2f}; stated: {row.theory:.2f}."
+                f"Epsilon of one image, measured on the pair that is easiest to tell apart: {ends}; stated: "
+                f"{row.theory:.2f}."
             )
-        elif row.source == ATTACK and row.high is None and row.low:
+        elif row.source == ATTACK:
             lines.append(
-                f"The membership attack on real uploads proves an epsilon of {row.low:.2f} at least."
+                f"The membership attack on real uploads proves an epsilon of one image of {row.low:.2f} at "
+                "least."
             )
-            break
     return lines

@@ -132,7 +132,7 @@ def epsilon(results: AttackResults, path: Path) -> Path | None:
     axes.set_yticks(range(len(rows)), [f"{row.source}\n{row.assumption}" for row in rows], size=7.5)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlim(0, right)
-    axes.set_xlabel("epsilon (99.9 % confidence)")
+    axes.set_xlabel("epsilon of one image (99.9 % confidence)")
     axes.tick_params(axis="y", length=0)
     canvas.tight_layout()
     return save(canvas, path)
@@ -180,7 +180,7 @@ def recovered(results: AttackResults, folder: Path, path: Path) -> Path | None:
         level = int(kept["levels"][index])
         mark = " (this run)" if level == own else ""
         stated = epsilons.get(level)
-        below = "" if stated is None else f"\nepsilon {stated:.3g}"
+        below = "" if stated is None else f"\nepsilon {stated:.3g} of one image"
         rows.append((f"upload at t0 = {level}{mark}{below}", kept["uploads"][index]))
         attack = str(kept["attacks"][index]).replace(", ", ",\n")
         rows.append((f"recovered by {attack}", kept["recovered"][index]))

@@ -114,12 +114,20 @@ def membership(results: AttackResults) -> Table:
 
 def levels(results: AttackResults) -> Table:
     """Return what the strongest attacks reach at every noise level."""
-    rows = [["t0", "epsilon", "uploads", "matched among all", "guessing", "cap", "recovery score", "read"]]
+    rows = [
+        [
+            "t0",
+            "epsilon, one image",
+            "uploads",
+            "matched among all",
+            "guessing",
+            "cap",
+            "recovery score",
+            "read",
+        ]
+    ]
     for match in _largest_galleries(results):
         scores = [min(r.score, r.trusted) for r in results.recovery if r.t0 == match.t0]
-        read = max(
-            (r for r in results.attributes if r.t0 == match.t0), key=lambda r: r.accuracy.value, default=None
-        )
         rows.append(
             [
                 f"{match.t0}{' (this run)' if match.t0 == results.privacy['t0'] else ''}",
@@ -129,7 +137,7 @@ def levels(results: AttackResults) -> Table:
                 percent(match.chance),
                 percent(match.cap),
                 f"{min(scores):.2f}" if scores else NO_NUMBER,
-                NO_NUMBER if read is None else f"{read.attribute} {percent(read.accuracy.value, 0)}",
+                _read_at(results, match.t0),
             ]
         )
     return Table(
@@ -202,6 +210,7 @@ def memorised(results: AttackResults) -> Table:
         [
             "images",
             "classes",
+            "distance in",
             "closer to train [95 %]",
             "p (exchange)",
             "p (rank)",
@@ -213,17 +222,18 @@ def memorised(results: AttackResults) -> Table:
     return Table(
         "Do generated images copy training images?",
         "Closer to train: 50 % where nothing is copied. The two ratios are followed by what they say about "
-        "honest, held-out images. Samples come from personal models, which are not protected.",
+        "honest, held-out images. Features are of a classifier of public images. Samples come from personal "
+        "models, which are not protected.",
         rows,
     )
 
 
 def epsilons(results: AttackResults) -> Table:
     """Return epsilon as measured."""
-    rows = [["measured by", "assumption", "epsilon", "stated"]]
+    rows = [["measured by", "assumption", "epsilon, one image", "stated"]]
     rows += [[e.source, e.assumption, _ends(e), f"{e.theory:.3f}"] for e in results.epsilon]
     return Table(
-        "Epsilon, measured and stated",
+        "Epsilon of one image, measured and stated",
         "99.9 % confidence. The audit attacks the pair of images that is easiest to tell apart; attacking "
         "real uploads proves far less. Without assumptions, few images cannot prove a large "
         "epsilon.",
@@ -236,10 +246,20 @@ def _largest_galleries(results: AttackResults) -> list[Reidentification]:
     return [row for row in results.reidentification if row.gallery.startswith("all")]
 
 
+def _read_at(results: AttackResults, t0: int) -> str:
+    """Return how often each attribute is read at a level, by its best reader."""
+    best: dict[str, float] = {}
+    for row in results.attributes:
+        if row.t0 == t0:
+            best[row.attribute] = max(best.get(row.attribute, 0.0), row.accuracy.value)
+    return ", ".join(f"{name} {percent(value, 0)}" for name, value in best.items()) or NO_NUMBER
+
+
 def _memorisation_cells(row: MemorisationRow) -> list[str]:
     return [
         f"{row.target} of {row.client}" if row.client else row.target,
         row.classes,
+        row.space,
         _interval(row.closer_to_train, percent),
         f"{row.closer_p_value:.3g}",
         f"{row.rank_p_value:.3g}",

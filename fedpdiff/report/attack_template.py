@@ -39,11 +39,13 @@ TABLES_MACRO = """
 {% macro tables(some) %}
 {% for table in some %}
 <h3>{{ table.title }}</h3>
-<div class="scroll"><table class="facts">
+<div class="scroll"><table class="facts found">
 <thead><tr>{% for cell in table.rows[0] %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows[1:] %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+<tr>{% for cell in row %}
+<td{% if cell | length < 30 %} class="short"{% endif %}>{{ cell }}</td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 <p><small>{{ table.note }}</small></p>

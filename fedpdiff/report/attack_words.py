@@ -164,7 +164,8 @@ def _read(results: AttackResults) -> list[Answer]:
 def _copied(results: AttackResults) -> list[Answer]:
     if not results.memorisation:
         return []
-    row = max(results.memorisation, key=lambda row: row.closer_to_train.value)
+    rows = [row for row in results.memorisation if row.space == "pixels"] or results.memorisation
+    row = max(rows, key=lambda row: row.closer_to_train.value)
     return [
         Answer(
             "Do generated images copy training images? Share of samples that lie closer to a training image "

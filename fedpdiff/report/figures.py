@@ -81,11 +81,11 @@ def _attack_figures(attacks: AttackResults, folder: Path) -> list[ReportFigure]:
         "roc": (
             attack_charts.roc(attacks, folder / "figures" / "attack-roc.png"),
             "Members recognised against strangers taken for members, by the strongest attack on each "
-            "target. No attack on uploads or global model can enter the grey area.",
+            "target. No attack on uploads or global model can rise above the cap.",
         ),
         "epsilon": (
             attack_charts.epsilon(attacks, folder / "figures" / "attack-epsilon.png"),
-            "Epsilon as measured beside the stated one. Arrows: the attack proves at least this much.",
+            "Epsilon of one image as measured beside the stated one. Arrows: at least this much is proved.",
         ),
     }
     return [ReportFigure(path, kind, caption) for kind, (path, caption) in drawn.items() if path is not None]

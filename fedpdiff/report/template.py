@@ -44,6 +44,8 @@ td small { color: var(--soft); } .pfdm { font-weight: 650; color: var(--blue); }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 .facts td, .facts th { font-size: .875rem; } .facts th { font-weight: 400; color: var(--soft); }
 .facts td { overflow-wrap: anywhere; }
+.found td { overflow-wrap: normal; } .found .short:nth-child(n+3) { white-space: nowrap; }
+.roc img { max-width: 36rem; } .epsilon img { max-width: 44rem; }
 .answers td.n, .answers th.n { min-width: 6.5rem; } .answers td:first-child { max-width: 34em; }
 .answers td.n { white-space: normal; max-width: 12em; } .answers td { padding-bottom: .6rem; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft);

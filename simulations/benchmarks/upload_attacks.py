@@ -259,7 +259,7 @@ def pictures(name: str, draw: Draw, options: argparse.Namespace) -> None:
     """Draw some originals, uploads and linear reconstructions at several levels."""
     clipped, n = draw.clipped, draw.members
     model = fit_gaussian(clipped[2 * n :], draw.labels[2 * n :], options.rank)
-    shown = np.array([int(np.flatnonzero(draw.labels[:n] == label)[0]) for label in range(10)])
+    shown = np.array([int(np.flatnonzero(draw.labels[:n] == label)[0]) for label in range(0, 10, 2)])
     rows = {"guess without upload": model.prior_guess(draw.labels[shown]).reshape(draw.pixels[shown].shape)}
     for level in [one for one in (300, 500, 690) if one in options.levels]:
         share = float(SCHEDULE.alpha_bar[level])

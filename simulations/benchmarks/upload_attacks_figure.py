@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from fedpdiff.report.style import COLOURS, figure, save, styled
+from fedpdiff.report.style import COLOURS, figure, styled
 
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "coloured mnist": "Coloured MNIST"}
+_DPI = 100
 
 
 @styled
@@ -30,7 +32,7 @@ def draw_chart(result: dict[str, Any], path: Path) -> Path:
             one.set_xlabel("t0")
             one.grid(axis="y", linewidth=0.4, alpha=0.6)
     canvas.tight_layout(w_pad=1.6)
-    return save(canvas, path)
+    return _save(canvas, path)
 
 
 def draw_pictures(originals: np.ndarray, rows: dict[str, np.ndarray], path: Path) -> Path:
@@ -49,11 +51,17 @@ def _pictures(rows: dict[str, np.ndarray], path: Path) -> Path:
         scale = max(contrast, float(np.quantile(np.abs(images), 0.99)))
         for axes, image in zip(line, images, strict=True):
             shown = np.clip(0.5 + 0.5 * image.transpose(1, 2, 0) / scale, 0, 1)
-            axes.imshow(shown.squeeze(), cmap="grey", vmin=0, vmax=1)
+            axes.imshow(shown.squeeze(), cmap="grey", vmin=0, vmax=1, interpolation="nearest")
             axes.set_axis_off()
         line[0].text(-0.15, 0.5, title, transform=line[0].transAxes, ha="right", va="center", size=7.5)
     canvas.subplots_adjust(left=1.45 / (0.62 * count + 1.5), right=0.995, top=0.99, bottom=0.01)
-    return save(canvas, path)
+    return _save(canvas, path)
+
+
+def _save(canvas: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
+    return path
 
 
 def _series(
@@ -112,5 +120,6 @@ def _attributes(axes: Axes, found: dict[str, Any], name: str) -> None:
         axes.plot(levels, [row["cap"] for row in rows.values()], "--", color=colour, linewidth=0.9)
         axes.plot(levels, [row["chance"] for row in rows.values()], ":", color=colour, linewidth=0.9)
         axes.legend(frameon=False, fontsize=7)
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.3)
+    axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_title("read from one upload\n(-- cap, ... chance)", size=8.5, loc="left")

@@ -22,6 +22,7 @@ from fedpdiff.federation.protocol import ReleaseInstruction
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.federation.spool import Spool
 from fedpdiff.fingerprint import code_fingerprint
+from fedpdiff.metrics import feature_training
 from fedpdiff.results import ClientResults, Results
 from fedpdiff.runfolder import RunFolder
 
@@ -132,6 +133,7 @@ def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
         (membership_suite, "_OFFSETS", (0.05, 0.1)),
         (membership_suite, "_LOSS_OFFSETS", (0.1,)),
         (membership_suite, "_SECMI_STRIDES", (2,)),
+        (feature_training, "STEPS", 3),
         (scene, "_GRID", (0.1, 0.6)),
         (uploads, "_READER_STEPS", 5),
     ):

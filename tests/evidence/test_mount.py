@@ -54,8 +54,9 @@ def test_the_command_attacks_everything(finished_run: Path, capsys: pytest.Captu
         "audit of the release code",
         "membership attack on the uploads",
     }
-    assert {(row.target, row.classes) for row in found.memorisation} == {
-        (target, classes)
+    assert {(row.target, row.classes, row.space) for row in found.memorisation} == {
+        (target, classes, space)
+        for space in ("pixels", "features")
         for target in ("PFDM samples", "local-only samples")
         for classes in ("all", "minority")
     }

@@ -21,6 +21,7 @@ from fedpdiff.attack_results import (
 )
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import RunError
+from fedpdiff.evidence.epsilon import AUDIT, GAUSSIAN
 from fedpdiff.evidence.verdict import exceeded, verdict
 from fedpdiff.runfolder import RunFolder
 
@@ -122,7 +123,7 @@ def test_within_the_caps_nothing_is_exceeded() -> None:
                     Epsilon(source="audit", assumption="a", theory=5, low=5.5, high=7, confidence=0.999)
                 ]
             },
-            "epsilon by audit: at least 5.500, stated is 5.000",
+            "epsilon of one image by audit: at least 5.500, stated is 5.000",
         ),
     ],
 )
@@ -155,6 +156,23 @@ def test_personal_models_have_no_cap_and_attacks_without_control_no_say() -> Non
 @pytest.mark.parametrize("controls", [[], [PASSED, PASSED.model_copy(update={"passed": False})]])
 def test_without_working_controls_there_is_no_verdict(controls: list[Control]) -> None:
     assert verdict(results(controls=controls)) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (27.0, 35.0, "easiest to tell apart: 27.00 to 35.00; stated: 30.00."),
+        (27.0, None, "easiest to tell apart: at least 27.00; stated: 30.00."),
+        (0.0, None, ""),
+    ],
+)
+def test_the_measured_epsilon_stands_beside_the_stated_one(
+    low: float, high: float | None, words: str
+) -> None:
+    row = Epsilon(source=AUDIT, assumption=GAUSSIAN, theory=30, low=low, high=high, confidence=0.999)
+    lines = verdict(results(epsilon=[row]))
+    assert lines is not None
+    assert any(line.endswith(words) for line in lines) if words else "Epsilon" not in " ".join(lines)
 
 
 def test_a_new_attempt_forgets_what_attacks_found(tmp_path: Path) -> None:
