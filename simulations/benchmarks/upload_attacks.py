@@ -11,7 +11,7 @@ The reference figures are one draw of the same experiment made independently. "z
 mean in standard errors of one draw and that mean together: binomial for rates, for the others the larger of
 the attack's own standard error and the spread between draws.
 
-Takes about 40 minutes on one core; without --attributes about 10. Writes OUT/upload_attacks.json, its chart
+Takes about 25 minutes on one core, 5 with --no-attributes. Writes OUT/upload_attacks.json, its chart
 and, per data set, pictures of originals, uploads and linear reconstructions.
 """
 
