@@ -168,10 +168,13 @@ def test_channels_alike() -> None:
 
 
 def test_few_small_images_copied() -> None:
-    """Ten digits of 8x8: too few for averages, but exact reuse shows at once."""
+    """Ten digits of 8x8: too few for averages, but exact reuse shows at once.
+
+    With 64 values a copy's correlation lies about as far out as the threshold: whether it shows too is chance.
+    """
     noise = _sound((10, 1, 8, 8))
     noise[7] = noise[2]
-    assert _check(noise).failed == ("used twice",)
+    assert set(_check(noise).failed) - {"alike in two images"} == {"used twice"}
 
 
 def test_a_generator_seeded_again_for_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
