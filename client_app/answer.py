@@ -13,19 +13,51 @@ from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
 from fedpdiff.federation.client import ClientTasks
 from fedpdiff.federation.protocol import Instruction, Refusal
+from fedpdiff.federation.rounds import RoundTasks
 from fedpdiff.federation.sealed import SealedTasks
 from fedpdiff.fingerprint import code_fingerprint
+from fedpdiff.methods import PFDM
 from fedpdiff.records import pack_refusal, unpack
 
 log = logging.getLogger("flwr")
 
 Asked = TypeVar("Asked", bound=Instruction)
-Tasks = ClientTasks | SealedTasks
+Tasks = TypeVar("Tasks")
+Open = Callable[[RunConfig, NodeConfig, int], Tasks]
 Task = Callable[[Tasks, Asked, dict[str, np.ndarray]], RecordDict]
 
 
+def pfdm_tasks(config: RunConfig, node: NodeConfig, run_id: int) -> ClientTasks | SealedTasks:
+    """Return a client's tasks in a run of PFDM."""
+    if config.method != PFDM:
+        raise MessageError(f'method = "{config.method}" makes no release, so none can be asked for')
+    return SealedTasks(config, node) if node.sealed else ClientTasks(config, node, run_id)
+
+
+def round_tasks(config: RunConfig, node: NodeConfig, run_id: int) -> RoundTasks:
+    """Return a client's tasks in a run that averages weights."""
+    if config.method == PFDM:
+        raise MessageError(f'method = "{PFDM}" has no rounds, so none can be asked for')
+    if node.sealed:
+        raise PrivacyError(
+            f'method = "{config.method}" trains on the images at each request, which a sealed site never '
+            f'does; nothing was trained and nothing was sent. Sealed sites take part in method = "{PFDM}"'
+        )
+    return RoundTasks(config, node, run_id)
+
+
+def any_tasks(config: RunConfig, node: NodeConfig, run_id: int) -> ClientTasks | SealedTasks | RoundTasks:
+    """Return a client's tasks in a run of whichever method."""
+    return (pfdm_tasks if config.method == PFDM else round_tasks)(config, node, run_id)
+
+
 def answer(
-    message: Message, context: Context, model: type[Asked], task: Task[Asked], arrays: bool = False
+    message: Message,
+    context: Context,
+    model: type[Asked],
+    open_tasks: Open[Tasks],
+    task: Task[Tasks, Asked],
+    arrays: bool = False,
 ) -> Message:
     """Do ``task`` and reply with its records, or with a refusal that names the cause.
 
@@ -38,7 +70,7 @@ def answer(
         instruction, values, _ = unpack(message.content, model, arrays=arrays)
         _check_code(instruction)
         config = RunConfig.parse(context.run_config)
-        tasks: Tasks = SealedTasks(config, node) if node.sealed else ClientTasks(config, node, context.run_id)
+        tasks = open_tasks(config, node, context.run_id)
         return Message(content=task(tasks, instruction, values), reply_to=message)
     except FedpdiffError as error:
         log.error("%s", error)

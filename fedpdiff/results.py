@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedpdiff.errors import RunError
 from fedpdiff.runfolder import write_json
@@ -15,7 +15,8 @@ from fedpdiff.runfolder import write_json
 FORMAT_VERSION: Final = 1
 FILE_NAME = "results.json"
 
-Method = Literal["local", "pfdm", "oracle", "centralised", "real"]
+# local, pfdm, oracle, centralised, real, or the name of another method
+Method = Annotated[str, StringConstraints(pattern=r"^[a-z0-9+-]{1,40}$")]
 Group = Literal["majority", "minority"]
 
 
@@ -105,6 +106,8 @@ class Results(_Model):
 
     format_version: Literal[1] = FORMAT_VERSION
     method: str = "pfdm"
+    method_title: str = "PFDM"
+    server_sees: str = ""
     seed: int
     release_noise: Literal["secure", "seeded"]
     privacy: dict[str, Any]
@@ -117,6 +120,9 @@ class Results(_Model):
     gap_spread_over: Literal["images", "seeds"] = "images"
     bytes_up: list[int]
     bytes_down: list[int]
+    client_steps: list[int] = []
+    server_steps: int = 0
+    sampling_evaluations: int = 0
     seconds: dict[str, float]
     participants: list[str] = []
     refused: list[Refusal] = []

@@ -7,6 +7,7 @@ import logging
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedpdiff import methods
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import FedpdiffError
 from fedpdiff.federation.server import ServerTasks
@@ -16,6 +17,7 @@ from fedpdiff.runfolder import RunFolder
 from server_app.bounds import Bounds
 from server_app.outcome import build_results
 from server_app.pfdm import PFDM
+from server_app.rounds import Rounds
 
 log = logging.getLogger("flwr")
 
@@ -30,8 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     folder.prepare(config)
     try:
         tasks = ServerTasks(config, folder)
+        strategy = PFDM(config, tasks) if config.method == methods.PFDM else Rounds(config, tasks)
         tasks.check()
-        strategy = PFDM(config, tasks)
         bounds = Bounds(strategy, tasks)
         strategy.start(grid, beside=bounds.compute)
         results = build_results(strategy, tasks, bounds)

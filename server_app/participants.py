@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from fedpdiff.errors import FedpdiffError, MessageError, RunError
-from fedpdiff.federation.protocol import PhaseReport, ReleaseManifest
-from fedpdiff.federation.scores import Scores, from_metrics
+from fedpdiff.federation.protocol import JoinManifest, PhaseReport, ReleaseManifest
+from fedpdiff.federation.scores import PFDM_COLUMNS, Scores, from_metrics
 from fedpdiff.federation.spool import Spool
-from fedpdiff.results import Refusal
+from fedpdiff.results import Method, Refusal
 
 _LONGEST_REASON = 1000  # a reason may hold what a stranger sent
 
@@ -20,17 +21,25 @@ log = logging.getLogger("flwr")
 
 @dataclass
 class Site:
-    """A client that takes part: its manifest, upload, traffic and, where it lets them leave, scores."""
+    """A client that takes part: its manifest, traffic, steps and, where it lets them leave, scores.
 
-    manifest: ReleaseManifest
-    spool: Spool
+    ``columns``: the methods whose scores it may send.
+    """
+
+    manifest: ReleaseManifest | JoinManifest
+    columns: tuple[Method, ...]
+    bytes_up: int = 0
     bytes_down: int = 0
+    gradient_steps: int = 0
     scores: Scores = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The name it goes by in every message."""
         return self.manifest.site
+
+    def discard(self) -> None:
+        """Delete what must not stay of a site that is left out."""
 
     def report(self, report: PhaseReport, metrics: dict[str, float]) -> None:
         """Take note of a phase that this site has done.
@@ -42,11 +51,29 @@ class Site:
         """
         if report.site != self.name:
             raise MessageError(f"{self.name} reports as {report.site!r}")
+        self.gradient_steps += report.gradient_steps
         if metrics:
-            self.scores = from_metrics(metrics)
+            self.scores = from_metrics(metrics, self.columns)
 
 
-class Participants:
+@dataclass
+class UploadingSite(Site):
+    """A client of PFDM, with its upload."""
+
+    manifest: ReleaseManifest
+    columns: tuple[Method, ...] = PFDM_COLUMNS
+    spool: Spool = field(kw_only=True)
+
+    def discard(self) -> None:
+        """Delete an upload that is not yet accepted as a whole."""
+        if not self.spool.complete:
+            self.spool.discard()
+
+
+SiteKind = TypeVar("SiteKind", bound=Site)
+
+
+class Participants(Generic[SiteKind]):
     """The sites of one run.
 
     Parameters
@@ -65,7 +92,7 @@ class Participants:
     """
 
     def __init__(self, least: int) -> None:
-        self.sites: dict[int, Site] = {}
+        self.sites: dict[int, SiteKind] = {}
         self.refused: list[Refusal] = []
         self.phase = ""
         self._least = least
@@ -75,7 +102,7 @@ class Participants:
         """Whether all sites are simulated; only then may the server look at raw data."""
         return all(site.manifest.number is not None for site in list(self.sites.values()))
 
-    def join(self, node: int, site: Site) -> None:
+    def join(self, node: int, site: SiteKind) -> None:
         """Let a site take part.
 
         Raises
@@ -91,8 +118,8 @@ class Participants:
         """Go on without a node; an upload that is not yet accepted as a whole is deleted."""
         site = self.sites.pop(node, None)
         name, reason = site.name if site else f"node {node}", reason[:_LONGEST_REASON]
-        if site and not site.spool.complete:
-            site.spool.discard()
+        if site:
+            site.discard()
         log.warning("%s is left out of %s: %s", name, self.phase, reason)
         self.refused.append(Refusal(site=name, phase=self.phase, reason=reason))
 

@@ -31,7 +31,7 @@ from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.privacy.cautions import Caution
 from fedpdiff.records import array_record, pack, unpack
 from server_app.exchange import Exchange, Pending
-from server_app.participants import Participants, Site
+from server_app.participants import Participants, UploadingSite
 
 log = logging.getLogger("flwr")
 
@@ -61,7 +61,7 @@ class PFDM(Strategy):
     def __init__(self, config: RunConfig, tasks: ServerTasks) -> None:
         self.config = config
         self.tasks = tasks
-        self.participants = Participants(config.min_clients)
+        self.participants: Participants[UploadingSite] = Participants(config.min_clients)
         self.features: FeatureNetwork | None = None
         self.cautions: list[Caution] = []
         self.seconds: dict[str, float] = {}
@@ -158,7 +158,8 @@ class PFDM(Strategy):
                 check_manifest(manifest, agreement.mechanism, class_names, self._fingerprint)
                 check_declared(manifest, agreement.request(self.config).settings())
                 spool = Spool(self.tasks.folder.spool(manifest.site), manifest)
-                self.participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
+                site = UploadingSite(manifest, spool=spool, bytes_down=agreement.centre.nbytes)
+                self.participants.join(node, site)
                 spool.create()
         self.participants.require_enough()
         self._caution(max(site.manifest.images for site in self.participants.sites.values()))

@@ -110,7 +110,8 @@ def train_denoiser(
         network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
     )
     rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
-    done, seed, identity = span[0] - 1, generator.initial_seed(), _identity(chain, batches, settings, generator)
+    done, seed = span[0] - 1, generator.initial_seed()
+    identity = _identity(chain, batches, settings, generator)
     if checkpoint is not None and checkpoint.exists():
         done = max(done, load_checkpoint(checkpoint, identity, network, optimizer, average, generator))
     if done:

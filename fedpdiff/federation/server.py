@@ -19,6 +19,7 @@ from fedpdiff.federation.agreement import Agreement, propose
 from fedpdiff.federation.networks import Trainer, use_threads
 from fedpdiff.federation.sampling import Sampler, save_samples
 from fedpdiff.federation.spool import Spool
+from fedpdiff.methods import PFDM
 from fedpdiff.metrics.feature_training import cached_feature_network
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.inception import InceptionFeatures
@@ -67,6 +68,8 @@ class ServerTasks:
     @cached_property
     def trainer(self) -> Trainer:
         """Trains the server's networks."""
+        if self.config.method != PFDM:
+            return Trainer.of_whole_chain(self.config, self.class_names)
         agreement = self.agreement
         return Trainer(self.config, agreement.mechanism, agreement.centre, self.class_names)
 
@@ -100,7 +103,8 @@ class ServerTasks:
         ConfigError
             When the network or the Inception weights cannot be had.
         """
-        self.trainer.empty_global_half()
+        if self.config.method == PFDM:
+            self.trainer.empty_global_half()
         if self.config.features == "inception":
             InceptionFeatures(self.config.inception_weights)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import ConfigError
 from fedpdiff.methods.base import RoundMethod
+from fedpdiff.methods.centralised import Centralised
 from fedpdiff.methods.fedavg import FedAvg
 from fedpdiff.methods.fedddpm import FedDDPM, FedDDPMPlus
 from fedpdiff.methods.feddiffuse import UDec, ULatDec, USplit
@@ -18,6 +19,7 @@ METHODS: dict[str, type[RoundMethod]] = {
     method.name: method
     for method in (
         LocalOnly,
+        Centralised,
         FedAvg,
         FedProx,
         FedDMQuant,
@@ -39,7 +41,5 @@ def round_method(config: RunConfig) -> RoundMethod:
         When there is none of that name; it lists all.
     """
     if config.method not in METHODS:
-        raise ConfigError(
-            f'method = "{config.method}": must be one of {", ".join([PFDM, *METHODS])}'
-        )
+        raise ConfigError(f'method = "{config.method}": must be one of {", ".join([PFDM, *METHODS])}')
     return METHODS[config.method](config)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -22,9 +22,16 @@ from diffusers import UNet2DModel
 from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
-from fedpdiff.diffusion.training import Penalty, Progress, TrainingSettings, train_denoiser
+from fedpdiff.diffusion.training import (
+    MakeOptimizer,
+    Penalty,
+    Progress,
+    TrainingSettings,
+    adamw,
+    train_denoiser,
+)
 from fedpdiff.errors import DataError
-from fedpdiff.methods.parts import PARTS, part_of
+from fedpdiff.methods.parts import PARTS, Parts, part_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,7 +68,7 @@ class LocalRound:
     settings: TrainingSettings
     span: range
     generator: torch.Generator
-    parts: frozenset[str] = PARTS
+    parts: Parts = PARTS
     progress: Progress | None = None
 
 
@@ -85,6 +92,10 @@ class RoundMethod(ABC):
         What leaves the clients, in words.
     privacy
         The guarantee, with its unit and adjacency, in words.
+    clients_train
+        Whether clients train anything at all.
+    make_optimizer
+        Makes a client's optimiser, afresh in every round.
     """
 
     name: ClassVar[str]
@@ -92,6 +103,13 @@ class RoundMethod(ABC):
     source: ClassVar[str]
     server_sees: ClassVar[str] = "every client's weights after each round, and its number of images per class"
     privacy: ClassVar[str] = NO_GUARANTEE
+    clients_train: ClassVar[bool] = True
+    make_optimizer: ClassVar[MakeOptimizer] = staticmethod(adamw)
+
+    @property
+    def column(self) -> str:
+        """Name of its samples and scores in results: its own, unless it is a baseline of every run."""
+        return self.name
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -113,7 +131,7 @@ class RoundMethod(ABC):
         return range((number - 1) * self.steps // self.rounds + 1, number * self.steps // self.rounds + 1)
 
     @property
-    def exchanged(self) -> frozenset[str]:
+    def exchanged(self) -> Parts:
         """The parts of the network that travel; the others are each client's own."""
         return PARTS
 
@@ -158,6 +176,7 @@ class RoundMethod(ABC):
             progress,
             span=local.span,
             penalty=self.penalty(local.network),
+            make_optimizer=self.make_optimizer,
         )
         return float(np.mean(losses))
 
@@ -167,13 +186,13 @@ class RoundMethod(ABC):
 
     # -- at the server ------------------------------------------------------------------------------------
 
-    def assign(self, clients: int, generator: np.random.Generator) -> list[frozenset[str]]:
+    def assign(self, clients: int, generator: np.random.Generator) -> list[Parts]:
         """Return which parts each of the round's clients trains and sends back."""
         return [self.exchanged] * clients
 
     @property
     def correction_steps(self) -> int:
-        """Gradient steps that the server takes in one correction, on images drawn from the uploaded models."""
+        """Gradient steps of one correction, on images that the server draws from the uploaded models."""
         return 0
 
     def corrects(self, losses: Sequence[float]) -> bool:
@@ -211,30 +230,31 @@ def check_weights(given: Mapping[str, np.ndarray], expected: Mapping[str, np.nda
             raise DataError(f"the weights hold values that are not finite, in {name[:80]!r}")
 
 
+@dataclass
 class RunningAverage:
     """Exponential moving average of the aggregates, as if it were taken at every gradient step.
 
     After rounds 1 .. r of E steps each, with d = decay^E: sum_i d^(r-i) w_i / sum_i d^(r-i). It starts
     without bias, so that after one round it is that round's aggregate.
 
-    Parameters
+    Attributes
     ----------
-    decay
-        Per gradient step, 0 .. 1.
+    total
+        sum_i d^(r-i).
+    weights
+        The average.
     """
 
-    def __init__(self, decay: float) -> None:
-        self._decay = decay
-        self._weight = 0.0
-        self.weights: Arrays = {}
+    total: float = 0.0
+    weights: Arrays = field(default_factory=dict)
 
-    def add(self, weights: Mapping[str, np.ndarray], steps: int) -> None:
-        """Take in the aggregate of a round of so many steps."""
-        kept = self._decay**steps * self._weight
-        self._weight = kept + 1.0
-        share = np.float32(1.0 / self._weight)
-        if not self.weights or share == 1.0:
+    def add(self, weights: Mapping[str, np.ndarray], steps: int, decay: float) -> None:
+        """Take in the aggregate of a round of so many steps; ``decay`` is per gradient step, 0 .. 1."""
+        before = decay**steps * self.total if self.weights else 0.0
+        self.total = before + 1.0
+        if not before:
             self.weights = {name: array.copy() for name, array in weights.items()}
             return
+        share = np.float32(1.0 / self.total)
         for name, array in weights.items():
-            self.weights[name] += share * (array - self.weights[name])
+            self.weights[name] = self.weights[name] + share * (array - self.weights[name])

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedpdiff.methods.base import RoundMethod
-from fedpdiff.methods.parts import DOWN, MID, PARTS, UP
+from fedpdiff.methods.parts import DOWN, MID, PARTS, UP, Parts
 
 _SOURCE = "de Goede et al. 2024, arXiv 2406.12575"
 
@@ -32,9 +32,9 @@ class USplit(RoundMethod):
     source = _SOURCE
     server_sees = "about half of every client's weights after each round, and its number of images per class"
 
-    def assign(self, clients: int, generator: np.random.Generator) -> list[frozenset[str]]:
+    def assign(self, clients: int, generator: np.random.Generator) -> list[Parts]:
         """Pair the clients at random and divide the network between the two."""
-        roles: list[frozenset[str]] = [PARTS] * clients
+        roles: list[Parts] = [PARTS] * clients
         order = generator.permutation(clients).tolist()
         while len(order) > 1:
             one, other = order.pop(), order.pop()
@@ -55,11 +55,11 @@ class ULatDec(RoundMethod):
     server_sees = "middle and way up of every client's network after each round, and its images per class"
 
     @property
-    def exchanged(self) -> frozenset[str]:
+    def exchanged(self) -> Parts:
         """The middle and the way up."""
         return frozenset({MID, UP})
 
-    def assign(self, clients: int, generator: np.random.Generator) -> list[frozenset[str]]:
+    def assign(self, clients: int, generator: np.random.Generator) -> list[Parts]:
         """Every client trains everything, its own parts too."""
         return [PARTS] * clients
 
@@ -72,6 +72,6 @@ class UDec(ULatDec):
     server_sees = "the way up of every client's network after each round, and its images per class"
 
     @property
-    def exchanged(self) -> frozenset[str]:
+    def exchanged(self) -> Parts:
         """The way up."""
         return frozenset({UP})

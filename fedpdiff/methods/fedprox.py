@@ -22,7 +22,7 @@ class FedProx(RoundMethod):
 
     name = "fedprox"
     title = "FedProx"
-    source = "Li et al. 2020, arXiv 1812.06127; FedDM-prox, arXiv 2407.14730, re-implemented from the abstract"
+    source = "Li et al. 2020, arXiv 1812.06127; FedDM-prox, arXiv 2407.14730, from the abstract"
 
     def penalty(self, received: UNet2DModel) -> Penalty | None:
         """Return mu / 2 |w - w_t|^2 as a function of the network."""

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from fedpdiff.methods.base import LocalRound, RoundMethod
-from fedpdiff.methods.parts import PARTS
+from fedpdiff.methods.parts import PARTS, Parts
 
 
 class LocalOnly(RoundMethod):
@@ -24,16 +24,21 @@ class LocalOnly(RoundMethod):
     privacy = "nothing computed from images leaves a client"
 
     @property
+    def column(self) -> str:
+        """As PFDM's runs call it."""
+        return "local"
+
+    @property
     def rounds(self) -> int:
         """One, of all steps."""
         return 1
 
     @property
-    def exchanged(self) -> frozenset[str]:
+    def exchanged(self) -> Parts:
         """Nothing."""
         return frozenset()
 
-    def assign(self, clients: int, generator: np.random.Generator) -> list[frozenset[str]]:
+    def assign(self, clients: int, generator: np.random.Generator) -> list[Parts]:
         """Every client trains its whole network."""
         return [PARTS] * clients
 

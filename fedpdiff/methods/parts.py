@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-DOWN, MID, UP = "down", "mid", "up"
-PARTS = frozenset({DOWN, MID, UP})
+from typing import Final, Literal
+
+Part = Literal["down", "mid", "up"]
+Parts = frozenset[Part]
+
+DOWN: Final = "down"
+MID: Final = "mid"
+UP: Final = "up"
+PARTS: Parts = frozenset({DOWN, MID, UP})
 
 _MID = "mid_block."
 _UP = ("up_blocks.", "conv_norm_out.", "conv_out.")
 
 
-def part_of(name: str) -> str:
+def part_of(name: str) -> Part:
     """Return the part that a weight of diffusers' ``UNet2DModel`` belongs to.
 
     As in FedDiffuse (de Goede et al. 2024): the input convolution and the embedding of the level belong to
