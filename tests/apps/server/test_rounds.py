@@ -305,3 +305,22 @@ def test_asked_twice_a_client_trains_once(
     grid.run_app()
     assert len(trained) == 4  # two clients, two rounds: a state holds the last reply only
     assert equal(load_file(state), kept)
+
+
+# -- the worked example --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_example_of_contributing_runs(
+    fake_grid: Any, settings: Settings, simulated_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file, one line in METHODS, and it runs."""
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    source = text.split("## Add a method")[1].split("```python\n")[1].split("```")[0]
+    module: dict[str, Any] = {"__name__": "example"}
+    exec(source, module)
+    example = module["FedDecay"]
+    monkeypatch.setitem(METHODS, example.name, example)
+    results = fake_grid(settings(method="feddecay", **FEW), simulated_nodes(2)).run_app()
+    assert results.method_title == "FedDecay"
+    assert set(results.clients[0].groups["majority"]) == {"feddecay", "real"}
