@@ -91,7 +91,7 @@ def _of_rounds(strategy: Rounds) -> dict[str, Any]:
         "method_title": method.title,
         "server_sees": method.server_sees,
         "server_steps": strategy.server.gradient_steps,
-        "privacy": {"epsilon": None, "guarantee": method.privacy},
+        "privacy": {"epsilon": None, "guarantee": method.guarantee},
         "notes": [f"{method.title}: {method.source}"],
     }
 

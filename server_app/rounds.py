@@ -77,7 +77,7 @@ class Rounds(FedAvg):
     def summary(self) -> None:
         """Log what this run is about to do, and what the server will see."""
         log.info("%s (%s), %s clients", self.method.title, self.method.source, self.config.clients)
-        log.info("The server sees %s. Guarantee: %s.", self.method.server_sees, self.method.privacy)
+        log.info("The server sees %s. Guarantee: %s.", self.method.server_sees, self.method.guarantee)
 
     def start(  # type: ignore[override]  # the first weights are the method's
         self, grid: Grid, timeout: float | None = None, beside: Callable[[], None] | None = None

@@ -32,6 +32,10 @@ def _method(config: RunConfig) -> list[str]:
     if config.method == "pfdm":
         return []
     problems = []
+    if config.method.startswith("dpdm") and not config.epsilon:
+        problems.append(
+            f'epsilon = 0 with method = "{config.method}": its noise follows from epsilon; give one'
+        )
     if config.clip_flag:
         problems.append(
             f'clip-flag = true with method = "{config.method}": only pfdm clips images; set it to false'

@@ -114,6 +114,8 @@ class RunConfig(Settings):
     auxiliary_images: int = setting(500, _COUNT, ge=1)
     server_steps: int = setting(20, "a whole number of at least 0", ge=0)
     slow_learning: float = setting(0.05, "a number from 0 to 1", ge=0, le=1)
+    dp_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
+    dp_copies: int = setting(4, _COUNT, ge=1)
 
     # Evaluation
     samples_per_class: int = setting(60, _COUNT, ge=1)

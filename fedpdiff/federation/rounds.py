@@ -13,7 +13,7 @@ import time
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
 from fedpdiff.diffusion.training import Progress
-from fedpdiff.errors import DataError, MessageError
+from fedpdiff.errors import DataError, MessageError, PrivacyError
 from fedpdiff.federation.member import Member
 from fedpdiff.federation.networks import Trainer, training_settings
 from fedpdiff.federation.protocol import (
@@ -28,8 +28,9 @@ from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.uploads import Arrays, with_prefix
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.methods import round_method
-from fedpdiff.methods.base import LocalRound, RunningAverage, check_weights, chosen
+from fedpdiff.methods.base import LocalRound, PrivateTraining, RunningAverage, check_weights, chosen
 from fedpdiff.methods.parts import PARTS, Parts
+from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNoise
 from fedpdiff.rng import torch_generator
 
 FIRST_WEIGHTS = ("server", "rounds")
@@ -177,6 +178,29 @@ class RoundTasks(Member):
             generator=torch_generator(self.config.seed, *purpose, "training"),
             parts=frozenset(instruction.parts),
             progress=progress,
+            private=self._private(denoiser, number),
+        )
+
+    def _private(self, denoiser: Denoiser, number: int) -> PrivateTraining:
+        """Return what training with differential privacy needs; a real site's own policy sets its limits."""
+        config, policy = self.config, self._site_policy
+        noise: NoiseSource = SecureNoise()
+        if config.release_noise == "seeded":
+            if policy is not None:
+                raise PrivacyError(
+                    "release-noise = 'seeded': a real site never draws seeded noise; set it to 'secure'"
+                )
+            noise = SeededNoise(config.seed, self.site, f"round {number}")
+        limits = (config.epsilon, config.delta)
+        if policy is not None:
+            limits = (min(config.epsilon, policy.epsilon), min(config.delta, policy.delta))
+        return PrivateTraining(
+            images=self.data.train,
+            label_dropout=config.label_dropout,
+            hidden_label=denoiser.config.conditions - 1,
+            noise=noise,
+            ledger=self.folder.root / "state" / "dp-sgd",
+            limits=limits,
         )
 
 

@@ -6,6 +6,7 @@ from fedpdiff.config import RunConfig
 from fedpdiff.errors import ConfigError
 from fedpdiff.methods.base import RoundMethod
 from fedpdiff.methods.centralised import Centralised
+from fedpdiff.methods.dpdm_fedavg import DPDMFedAvg
 from fedpdiff.methods.fedavg import FedAvg
 from fedpdiff.methods.fedddpm import FedDDPM, FedDDPMPlus
 from fedpdiff.methods.feddiffuse import UDec, ULatDec, USplit
@@ -28,6 +29,7 @@ METHODS: dict[str, type[RoundMethod]] = {
         UDec,
         FedDDPM,
         FedDDPMPlus,
+        DPDMFedAvg,
     )
 }
 

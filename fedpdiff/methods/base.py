@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,6 @@ from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.training import (
-    MakeOptimizer,
     Penalty,
     Progress,
     TrainingSettings,
@@ -32,10 +32,38 @@ from fedpdiff.diffusion.training import (
 )
 from fedpdiff.errors import DataError
 from fedpdiff.methods.parts import PARTS, Parts, part_of
+from fedpdiff.privacy.gaussian_noise import NoiseSource
+from fedpdiff.types import LabelledImages
 
 Arrays = dict[str, np.ndarray]
 
 NO_GUARANTEE = "none: no formal guarantee for images whose weights are sent"
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """What training with differential privacy needs besides.
+
+    Attributes
+    ----------
+    images
+        The client's images.
+    label_dropout, hidden_label
+        With which probability a label is hidden, and the label that stands for none.
+    noise
+        Draws who takes part in a step, and the noise.
+    ledger
+        Folder of the client's ledger of such steps.
+    limits
+        (epsilon, delta) of all such steps on these images together.
+    """
+
+    images: LabelledImages
+    label_dropout: float
+    hidden_label: int
+    noise: NoiseSource
+    ledger: Path
+    limits: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -60,6 +88,8 @@ class LocalRound:
         Parts of the network that this client trains in this round.
     progress
         Called with (step, steps, loss).
+    private
+        What a method needs that draws its own batches; None where no method does.
     """
 
     network: UNet2DModel
@@ -70,6 +100,7 @@ class LocalRound:
     generator: torch.Generator
     parts: Parts = PARTS
     progress: Progress | None = None
+    private: PrivateTraining | None = None
 
 
 class RoundMethod(ABC):
@@ -94,8 +125,6 @@ class RoundMethod(ABC):
         The guarantee, with its unit and adjacency, in words.
     clients_train
         Whether clients train anything at all.
-    make_optimizer
-        Makes a client's optimiser, afresh in every round.
     """
 
     name: ClassVar[str]
@@ -104,7 +133,6 @@ class RoundMethod(ABC):
     server_sees: ClassVar[str] = "every client's weights after each round, and its number of images per class"
     privacy: ClassVar[str] = NO_GUARANTEE
     clients_train: ClassVar[bool] = True
-    make_optimizer: ClassVar[MakeOptimizer] = staticmethod(adamw)
 
     @property
     def column(self) -> str:
@@ -113,6 +141,11 @@ class RoundMethod(ABC):
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+
+    @property
+    def guarantee(self) -> str:
+        """The guarantee of this run, in words."""
+        return self.privacy
 
     # -- on both sides ------------------------------------------------------------------------------------
 
@@ -179,6 +212,11 @@ class RoundMethod(ABC):
             make_optimizer=self.make_optimizer,
         )
         return float(np.mean(losses))
+
+    @staticmethod
+    def make_optimizer(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        """Return a client's optimiser, made afresh in every round, at this learning rate."""
+        return adamw(parameters, rate)
 
     def penalty(self, received: UNet2DModel) -> Penalty | None:
         """Return what is added to every step's loss, given the network as it was received."""
