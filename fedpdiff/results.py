@@ -35,16 +35,28 @@ class GroupScores(_Model):
         Improved precision and recall, 0 .. 1, higher is better.
     accuracy
         Share of images recognised as the wanted class, 0 .. 1, higher is better.
+    kid
+        Kernel distance (KID), about 0 and up, lower is better.
+    utility
+        Share of real test images recognised by a classifier that was trained on these images alone, 0 .. 1.
+    utility_added
+        The same when they were added to the client's own training images.
     """
 
     frechet: float | None = Field(default=None, ge=0)
     precision: float | None = Field(default=None, ge=0, le=1)
     recall: float | None = Field(default=None, ge=0, le=1)
     accuracy: float | None = Field(default=None, ge=0, le=1)
+    kid: float | None = Field(default=None, ge=-1e12, le=1e12)
+    utility: float | None = Field(default=None, ge=0, le=1)
+    utility_added: float | None = Field(default=None, ge=0, le=1)
 
 
 class ClientResults(_Model):
-    """One client's scores: group of classes -> method -> metrics."""
+    """One client's scores: group of classes -> method -> metrics.
+
+    The method ``own`` is the client's own training images, of which there is the utility alone.
+    """
 
     client: int = Field(ge=0)
     name: str

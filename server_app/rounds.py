@@ -129,7 +129,7 @@ class Rounds(FedAvg):
             with self.participants.judging(node):
                 manifest, _, _ = unpack(reply, JoinManifest)
                 _check_join(manifest, len(class_names), self._fingerprint)
-                self.participants.join(node, Site(manifest, columns=(self.method.column,)))
+                self.participants.join(node, Site(manifest, columns=(self.method.column, "own")))
         self.participants.require_enough()
         if not self.method.clients_train and not self.participants.simulated:
             raise RunError(

@@ -9,7 +9,7 @@ import torch
 
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.data.client import ClientData, load_client
-from fedpdiff.evaluation import evaluate_groups
+from fedpdiff.evaluation import GroupScores, evaluate_groups, reference_images
 from fedpdiff.events import EventLog
 from fedpdiff.federation.networks import use_threads
 from fedpdiff.federation.protocol import PhaseReport
@@ -18,6 +18,7 @@ from fedpdiff.federation.scores import Scores, to_metrics
 from fedpdiff.federation.uploads import Arrays, with_prefix
 from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.metrics.utility import Downstream
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.runfolder import ClientFolder, write_json
 from fedpdiff.types import LabelledImages
@@ -100,10 +101,19 @@ class Member:
         )
         groups = {"majority": self.data.majority, "minority": self.data.minority}
         scores: Scores = {}
+        classes = len(self.data.class_names)
         for method, images in samples.items():
-            if method not in ("real", "global"):  # shown, not judged here
-                for group, numbers in evaluate_groups(images, self.data.test, groups, network, space).items():
-                    scores.setdefault(group, {})[method] = numbers
+            if method in ("real", "global"):  # shown, not judged here
+                continue
+            downstream = Downstream(images, self.data.train, classes, self.config.seed)
+            judged = evaluate_groups(images, self.data.test, groups, network, space, downstream)
+            for group, numbers in judged.items():
+                scores.setdefault(group, {})[method] = numbers
+        own = Downstream(self.data.train, None, classes, self.config.seed)
+        for group, labels in groups.items():
+            if group in scores:
+                there = reference_images(self.data.test, labels)
+                scores[group]["own"] = GroupScores(utility=own.alone(there))
         return to_metrics(scores)
 
     def stream(self, purpose: str) -> tuple[str | int, ...]:

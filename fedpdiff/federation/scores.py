@@ -12,7 +12,7 @@ from fedpdiff.results import Group, GroupScores, Method
 
 Scores = dict[str, dict[str, GroupScores]]  # group -> method -> numbers
 
-PFDM_COLUMNS: Final[tuple[Method, ...]] = ("local", "pfdm", "oracle")
+PFDM_COLUMNS: Final[tuple[Method, ...]] = ("local", "pfdm", "oracle", "own")
 
 
 def to_metrics(scores: Scores) -> dict[str, float]:

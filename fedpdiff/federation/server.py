@@ -23,6 +23,7 @@ from fedpdiff.methods import PFDM
 from fedpdiff.metrics.feature_training import cached_feature_network
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.metrics.utility import Downstream
 from fedpdiff.privacy.cautions import Caution, run_cautions
 from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import GroupScores
@@ -48,6 +49,7 @@ class ServerTasks:
         self.config = config
         self.folder = folder
         self.events = EventLog(folder.events, "server")
+        self._downstream: dict[int, Downstream] = {}
         use_threads(config.threads)
 
     @cached_property
@@ -172,7 +174,11 @@ class ServerTasks:
         """Score samples for the class groups of a client with these counts."""
         majority, minority = class_groups(class_counts)
         groups = {"majority": majority, "minority": minority}
-        return evaluate_groups(samples, self.test, groups, network, self.space(network))
+        if id(samples) not in self._downstream:  # the same samples are judged for every client
+            classes, seed = len(self.class_names), self.config.seed
+            self._downstream[id(samples)] = Downstream(samples, None, classes, seed)
+        downstream = self._downstream[id(samples)]
+        return evaluate_groups(samples, self.test, groups, network, self.space(network), downstream)
 
     def gap_spread(
         self, local: LabelledImages, bound: LabelledImages, class_counts: list[int], network: FeatureNetwork

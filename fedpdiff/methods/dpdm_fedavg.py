@@ -11,6 +11,8 @@ by Poisson sampling asks for.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -104,7 +106,7 @@ class DPDMFedAvg(RoundMethod):
         return sums, loss if len(rows) else None
 
 
-def per_image_gradients(network: torch.nn.Module) -> torch.nn.Module:
+def per_image_gradients(network: torch.nn.Module) -> Any:
     """Return the network with ``grad_sample`` per parameter after a backward pass, shape (rows, ...).
 
     By functorch: Opacus 1.6's own rule for convolutions gives 0 where their input is not contiguous, as
@@ -112,8 +114,7 @@ def per_image_gradients(network: torch.nn.Module) -> torch.nn.Module:
     """
     from opacus import GradSampleModule  # takes seconds to import
 
-    module: torch.nn.Module = GradSampleModule(network, loss_reduction="sum", force_functorch=True)
-    return module
+    return GradSampleModule(network, loss_reduction="sum", force_functorch=True)
 
 
 def _losses(

@@ -46,7 +46,13 @@ def _score_rows(results: Results) -> list[str]:
 
 def shown_methods(results: Results) -> list[Method]:
     """Return the methods that any client has scores of, in the order of the table."""
-    present = {method for client in results.clients for scores in client.groups.values() for method in scores}
+    present = {
+        method
+        for client in results.clients
+        for group in client.groups.values()
+        for method, scores in group.items()
+        if scores.frechet is not None or scores.accuracy is not None
+    }
     known = list(METHODS)
     return sorted(present, key=lambda method: known.index(method if method in METHODS else "pfdm"))
 

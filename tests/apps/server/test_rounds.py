@@ -60,7 +60,7 @@ def test_a_whole_run(
     assert results.client_steps == [6, 6, 6]
     for client in results.clients:
         for scores in client.groups.values():
-            assert set(scores) == {name, "real"}
+            assert set(scores) == {name, "real", "own"}
             assert scores[name].accuracy is not None
     assert set(results.privacy) == {"epsilon", "guarantee"}
     assert ("NOT PRIVATE" in results.privacy["guarantee"]) is (name == "dpdm-fedavg")
@@ -118,7 +118,7 @@ def test_local_only_is_pfdms_local_baseline(
         with np.load(run_dir / "client-1" / "samples" / "local.npz") as file:
             samples[method] = file["images"]
     assert np.array_equal(samples["pfdm"], samples["local-only"])
-    assert set(results.clients[0].groups["majority"]) == {"local", "real"}
+    assert set(results.clients[0].groups["majority"]) == {"local", "real", "own"}
     assert results.bytes_up == results.bytes_down == [0, 0]
     assert not any(len(content["arrays"]) for content in grid.replies("train.round"))
 
@@ -329,4 +329,4 @@ def test_the_example_of_contributing_runs(
     monkeypatch.setitem(METHODS, example.name, example)
     results = fake_grid(settings(method="feddecay", **FEW), simulated_nodes(2)).run_app()
     assert results.method_title == "FedDecay"
-    assert set(results.clients[0].groups["majority"]) == {"feddecay", "real"}
+    assert set(results.clients[0].groups["majority"]) == {"feddecay", "real", "own"}
