@@ -44,5 +44,6 @@ class Bounds:
             )
             return
         self.real = self._tasks.real_floor()
-        if self._tasks.config.centralised:
+        config = self._tasks.config  # other methods are compared with it over runs
+        if config.centralised and config.method in ("pfdm", "centralised"):
             self.centralised = self._tasks.centralised()

@@ -11,6 +11,7 @@ from fedpdiff.errors import FedpdiffError
 
 COMMANDS = (
     "simulate",
+    "sweep",
     "privacy",
     "policy",
     "request",
