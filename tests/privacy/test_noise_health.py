@@ -170,7 +170,7 @@ def test_channels_alike() -> None:
 def test_few_small_images_copied() -> None:
     """Ten digits of 8x8: too few for averages, but exact reuse shows at once.
 
-    With 64 values a copy's correlation lies about as far out as the threshold: whether it shows too is chance.
+    With 64 values a copy's correlation is about as large as the threshold: whether it shows too is chance.
     """
     noise = _sound((10, 1, 8, 8))
     noise[7] = noise[2]
