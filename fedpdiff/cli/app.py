@@ -11,8 +11,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "app",
         help="coordinator: write the Flower app for flwr run",
-        description="Write the installed code as a Flower app into DIR, for flwr run DIR. A checkout is such a "
-        "folder already. Write it anew after every update of fedpdiff.",
+        description="Write the installed code as a Flower app into DIR, for flwr run DIR. A checkout is such "
+        "a folder already. Write it anew after every update of fedpdiff.",
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="new or empty folder")
     parser.set_defaults(run=run)
