@@ -1,7 +1,7 @@
 """The compose files as data, and their services as sandboxes on this machine: no container engine is needed.
 
 A sandbox has what a container has by its compose file and Dockerfile: exactly the mounts, a root file system
-that is read-only, tmpfs folders, the environment, the user, no capabilities, and the network of another one. It
+that is read-only, tmpfs folders, the environment, the user, no capabilities, and another one's network. It
 lacks the base image (the system's own /usr takes its place) and limits of memory, CPU and processes.
 """
 
@@ -159,9 +159,8 @@ class Sandboxes:
             kind = "--ro-bind" if mount.get("read_only") else "--bind"
             mounts.append((kind, mount["source"], mount["target"]))
         for kind, source, target in mounts:
-            for parent in list(reversed(Path(target).parents))[
-                1:
-            ]:  # or it is made as private as the source's
+            # Or bwrap makes the folders above as private as they are where the mount comes from.
+            for parent in list(reversed(Path(target).parents))[1:]:
                 words += ["--dir", str(parent)]
             words += [kind, source, target]
         return [*words, *(["--remount-ro", "/"] if service["read_only"] else [])]
@@ -236,6 +235,9 @@ class Sandboxes:
 @pytest.fixture
 def sandboxes(image: Path, tmp_path: Path) -> Iterator[Callable[..., Sandboxes]]:
     """Return ``sandboxes(file, **variables)``; all are ended after the test."""
+    possible = ["bwrap", "--unshare-net", "--unshare-pid", "--ro-bind", "/", "/", "true"]
+    if subprocess.run(possible, capture_output=True).returncode:
+        pytest.skip("this machine does not allow bwrap its namespaces")
     made: list[Sandboxes] = []
 
     def make(name: str, **variables: object) -> Sandboxes:
