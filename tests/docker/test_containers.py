@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,18 @@ def init_site(stack: Any, root: Path, coordinator: Path, name: str, *more: str) 
     where = ["--coordinator", "localhost:8443", "--ca", "/site/ca.crt", "--name", name]
     stack.run("tools", "site", "init", "/site", *where, *more)
     hand_over(root / "site.key.pub", coordinator / f"{name}.pub")
+
+
+def test_the_image_has_the_pinned_versions(image: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pins = dict(pin.split("==") for pin in project["tool"]["uv"]["constraint-dependencies"])
+    found = {
+        distribution.name.lower(): distribution.version
+        for distribution in distributions(path=[str(next(image.glob(".venv/lib/*/site-packages")))])
+    }
+    needed = [re.split(r"[\[<>=]", requirement)[0] for requirement in project["project"]["dependencies"]]
+    assert {name: found[name] for name in needed} == {name: pins[name] for name in needed}
+    assert "pytest" not in found
 
 
 def test_from_init_to_report_in_the_containers_places(
