@@ -25,6 +25,7 @@ COMMANDS = (
     "report",
     "coordinator",
     "site",
+    "app",
     "doctor",
 )
 

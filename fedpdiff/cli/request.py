@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> int:
     from fedpdiff.privacy.cautions import run_cautions
     from fedpdiff.privacy.statement import privacy_statement
     from fedpdiff.report.table import statement_line
-    from fedpdiff.simulation.presets import Preset, app_folder, configure, read_presets
+    from fedpdiff.simulation.presets import Preset, configure, read_presets
 
     preset = Preset("(none)", "", {})
     if args.preset:
-        presets = read_presets(app_folder())
+        presets = read_presets()
         if args.preset not in presets:
             raise ConfigError(f"no preset {args.preset!r}: must be one of {', '.join(presets)}")
         preset = presets[args.preset]

@@ -16,7 +16,7 @@ from fedpdiff.config import RunConfig
 from fedpdiff.errors import ConfigError, RunError
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.runfolder import RunFolder
-from fedpdiff.simulation.presets import app_folder, read_presets
+from fedpdiff.simulation.presets import read_presets
 from server_app.pfdm import PFDM
 
 Settings = Callable[..., dict[str, Any]]
@@ -126,7 +126,7 @@ def test_the_papers_presets_give_the_epsilon_that_they_have(
     simulated_nodes: Any,
     tmp_path: Path,
 ) -> None:
-    preset = dict(read_presets(app_folder())[name].settings)
+    preset = dict(read_presets()[name].settings)
     results = fake_grid(settings(**preset, centralised=False), simulated_nodes(2)).run_app()
     assert results.privacy["t0"] == t0
     assert results.privacy["epsilon"] == pytest.approx(epsilon, abs=1e-9)
