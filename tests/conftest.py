@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fedpdiff.privacy.certificate_digests import wire_digests
 from fedpdiff.privacy.certificate_facts import LedgerFacts, PolicyCeilings, ReleaseFacts, SelfTest
 from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.privacy.verify import class_counts
+
+# How fast a busy machine is proves nothing: no example has a deadline, and slowness is no finding.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 CREATED = "2026-01-02T03:04:05+00:00"
 

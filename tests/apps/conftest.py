@@ -148,7 +148,9 @@ class FakeGrid(Grid):
         self.unreachable: set[int] = set()
         self.delay: dict[int, float] = {}
         self.sent: list[tuple[int, str, RecordDict]] = []
-        self._replies: dict[str, tuple[float, Message]] = {}
+        self._replies: dict[str, Message] = {}
+        self._delay: dict[str, float] = {}
+        self._ready: dict[str, float] = {}
         self._messages = 0
 
     def run_app(self) -> Results:
@@ -186,8 +188,11 @@ class FakeGrid(Grid):
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        ready = [name for name in message_ids if name in self._replies]
-        return [self._replies.pop(name)[1] for name in ready if self._replies[name][0] <= time.monotonic()]
+        """Hand out replies; a delay begins when a reply is first asked for, all of them having been made."""
+        now = time.monotonic()
+        here = [name for name in message_ids if name in self._replies]
+        ready = [name for name in here if self._ready.setdefault(name, now + self._delay[name]) <= now]
+        return [self._replies.pop(name) for name in ready]
 
     def _push(self, message: Message) -> str:
         node = message.metadata.dst_node_id
@@ -198,7 +203,8 @@ class FakeGrid(Grid):
         message = instruction(message.content, message.metadata.message_type, node, name)
         reply = self._answer(message, node)
         if reply is not None:
-            self._replies[name] = (time.monotonic() + self.delay.get(node, 0.0), reply)
+            self._replies[name] = reply
+            self._delay[name] = self.delay.get(node, 0.0)
         return name
 
     def _answer(self, message: Message, node: int) -> Message | None:

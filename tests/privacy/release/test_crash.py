@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,18 +143,22 @@ def _dying_at_call(n: int, work: Callable[[], object]) -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_moment(site: Make, private: Make) -> None:
-    """Also inside SQLite: 60 processes die at random moments of a release; the next request always works."""
+    """Also inside SQLite: processes die at random moments of a release; the next request always works.
+
+    Each that finished before it was to die lets the next one die earlier, so that about half of the 60 die on
+    any machine, however its speed changes.
+    """
     rng = random.Random(1)
-    started = time.monotonic()
-    site("warm").release(private(range(40)))
-    longest = 2 * (time.monotonic() - started)
-    died = 0
+    longest, died = 1.0, 0  # seconds
     for n in range(60):
         here = site(f"site-{n}")
         child = in_another_process(functools.partial(here.release, private(range(40))))
         threading.Event().wait(rng.uniform(0, longest))
         os.kill(child, signal.SIGKILL)
-        died += exit_code(child) != 0
+        code = exit_code(child)
+        assert code in (0, -signal.SIGKILL)
+        died += code != 0
+        longest *= 0.8 if code == 0 else 1.2
         release = here.release(private(range(40)))
         assert len(release.labels) == 40
         assert_whole(here, 40)
