@@ -18,6 +18,13 @@ class Batches(Protocol):
         """Return float32 (size, C, H, W) and int64 (size,)."""
 
 
+class Images(Protocol):
+    """Images that can be drawn: a tensor, or whatever reads and decodes those that are asked for."""
+
+    def __getitem__(self, index: torch.Tensor, /) -> torch.Tensor:
+        """Return float32 (n, C, H, W) for int64 (n,)."""
+
+
 def class_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
     """Return each image's probability of being drawn, float64 (N,), proportional to n_class^-balance.
 
@@ -123,12 +130,12 @@ class Uploads:
     Parameters
     ----------
     values
-        float, shape (N, C, H, W): uploads at level t0, around the centre.
+        N uploads at level t0, around the centre; may lie on the disk.
     labels
         int64, shape (N,).
     """
 
-    def __init__(self, values: torch.Tensor, labels: torch.Tensor) -> None:
+    def __init__(self, values: Images, labels: torch.Tensor) -> None:
         self._values = values
         self._labels = labels
         self._weights = class_weights(labels, 1.0)
