@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -98,10 +102,11 @@ class ShardFile:
 
     def write(self, codes: np.ndarray, labels: np.ndarray) -> None:
         """Put codes, uint8, and labels, int64, on the disk: the codes last, and whole or not at all."""
-        for path, array in ((self.labels_path, labels), (self.path, codes)):
+        for path, dtype, array in ((self.labels_path, "<i8", labels), (self.path, "|u1", codes)):
             temporary = path.with_suffix(".tmp")
             with temporary.open("wb") as file:
-                np.save(file, array)
+                file.write(_header(dtype, len(array)))
+                file.write(np.ascontiguousarray(array, dtype).data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -114,7 +119,8 @@ class ShardFile:
         DataError
             When the file is missing or damaged.
         """
-        return self._load(self.labels_path, np.int64, self.rows, mapped=False)
+        with _opened(self.labels_path, "<i8", self.rows) as (file, _):
+            return np.frombuffer(file.read(), "<i8").copy()
 
     def codes(self) -> Codes:
         """Return the codes, memory-mapped; let go of them soon, because pages that were read count as memory.
@@ -124,7 +130,8 @@ class ShardFile:
         DataError
             When the file is missing or damaged.
         """
-        packed = self._load(self.path, np.uint8, self._bytes, mapped=True)
+        with _opened(self.path, "|u1", self._bytes) as (file, header):
+            packed = np.memmap(file, np.uint8, "r", offset=header, shape=(self._bytes,))
         return Codes(packed, self.rows, self.image_shape, self.bits)
 
     def read_images(self, rows: np.ndarray, out: np.ndarray) -> None:
@@ -142,32 +149,34 @@ class ShardFile:
         DataError
             When the file is missing or damaged.
         """
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                header = os.fstat(file.fileno()).st_size - self._bytes
-                for place, row in enumerate(rows.tolist()):
-                    start, stop, skip = byte_range(row, row + 1, self.image_shape, self.bits)
-                    read = os.pread(file.fileno(), stop - start, header + start) if header > 0 else b""
-                    if len(read) != stop - start:
-                        raise self._damaged(self.path)
-                    packed = np.frombuffer(read, np.uint8)
-                    out[place] = decode_bytes(packed, skip, 1, self.image_shape, self.bits)[0]
-        except OSError as error:
-            raise self._damaged(self.path) from error
+        with _opened(self.path, "|u1", self._bytes) as (file, header):
+            for place, row in enumerate(rows.tolist()):
+                start, stop, skip = byte_range(row, row + 1, self.image_shape, self.bits)
+                packed = np.frombuffer(os.pread(file.fileno(), stop - start, header + start), np.uint8)
+                out[place] = decode_bytes(packed, skip, 1, self.image_shape, self.bits)[0]
 
     @property
     def _bytes(self) -> int:
         return byte_range(0, self.rows, self.image_shape, self.bits)[1]
 
-    def _load(self, path: Path, dtype: type, size: int, mapped: bool) -> np.ndarray:
-        try:
-            array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise self._damaged(path) from error
-        if array.dtype != dtype or array.shape != (size,):
-            raise self._damaged(path)
-        return array
 
-    @staticmethod
-    def _damaged(path: Path) -> DataError:
-        return DataError(f"the upload's file {path.name} in {path.parent} is missing or damaged")
+@lru_cache(256)
+def _header(dtype: str, size: int) -> bytes:
+    """Return what a .npy file of so many values begins with."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": (size,)})
+    return header.getvalue()
+
+
+@contextmanager
+def _opened(path: Path, dtype: str, size: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a .npy file behind its header, which is compared and never parsed; also give its length."""
+    header = _header(dtype, size)
+    try:
+        with path.open("rb", buffering=0) as file:
+            right = file.read(len(header)) == header
+            if not right or os.fstat(file.fileno()).st_size != len(header) + size * np.dtype(dtype).itemsize:
+                raise OSError("another file")
+            yield file, len(header)
+    except OSError as error:
+        raise DataError(f"the upload's file {path.name} in {path.parent} is missing or damaged") from error
