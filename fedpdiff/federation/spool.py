@@ -7,9 +7,9 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fedpdiff.errors import MessageError
 from fedpdiff.federation.certificates import check_received
@@ -20,18 +20,23 @@ from fedpdiff.privacy.certificate_digests import upload_digest
 from fedpdiff.privacy.wire import encoded_size
 from fedpdiff.runfolder import write_json
 
-SHARD_BYTES = 16 * 2**20
+if TYPE_CHECKING:
+    import torch
+
+SHARD_BYTES = 32 * 2**20  # a message: each starts a process at the site, and is in memory as a whole
 MANIFEST, CERTIFICATE = "manifest.json", "certificate.json"
 
 
 def rows_per_shard(mechanism: Mechanism) -> int:
-    """Return how many images make one shard of at most about 16 MiB."""
+    """Return how many images make one shard of at most 32 MiB."""
     return max(1, SHARD_BYTES // encoded_size(int(np.prod(mechanism.image_shape)), mechanism.wire_bits))
 
 
 def shard_digest(codes: np.ndarray, labels: np.ndarray) -> str:
     """Return the SHA-256 (hex) of a shard's bytes."""
-    return hashlib.sha256(codes.tobytes() + labels.tobytes()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(codes).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
 
 
 def check_manifest(
@@ -185,6 +190,8 @@ class Spool:
 
         What may be large is read with :func:`~fedpdiff.federation.pooled.pool` instead.
         """
+        import torch  # heavy, and a site that sends shards imports this module without training anything
+
         values = [part for shard in self.shards() for part in shard.codes().decoded()]
         return torch.from_numpy(np.concatenate(values)), torch.from_numpy(self._labels())
 

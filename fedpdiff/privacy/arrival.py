@@ -30,7 +30,7 @@ FALSE_ALARM = 1e-6  # of all tests of one upload together
 _LARGEST_PIXEL = 2.0  # |u_j|: pixels and centre are in [-1, 1]
 _PAIR_ROWS = 1000  # every two of the first so many rows are compared (rows arrive shuffled)
 _PAIR_VALUES = 1 << 23  # what is kept of them: all fine structure up to 3 x 64 x 64, an even choice above
-_PART_VALUES = 1 << 22  # values looked at at a time
+_PART_VALUES = 1 << 20  # values looked at at a time
 _LEAST_RATIO = 0.05  # a threshold below this share of the noise would test the wire's steps, not the noise
 
 
@@ -116,7 +116,7 @@ class NoiseCheck:
         kept = min(self._degrees, _PAIR_VALUES // compared)
         # Any fixed directions serve; these are evenly spread over channels and frequencies.
         self._directions = np.arange(kept) * self._degrees // max(1, kept)
-        self._first: list[NDArray[np.float64]] = []
+        self._first = np.empty((compared, kept))
         self._repeats_tell = _repeats_tell(images, self._shape, alpha_bar, bits)
         self._hashes = bytearray()
 
@@ -142,8 +142,8 @@ class NoiseCheck:
             self._total += float(energy.sum())
             self._least = min(self._least, float(energy.min()))
             self._pixel += np.einsum("nchw,nchw->chw", values, values, dtype=np.float64) / self._floor
-            if (wanted := _PAIR_ROWS - self._images) > 0:
-                self._first.append(fine[:wanted, self._directions].astype(np.float64))
+            wanted = self._first[self._images : self._images + len(values)]
+            wanted[:] = fine[: len(wanted), self._directions]
         self._images += len(values)
 
     def p_values(self) -> dict[str, float]:
@@ -155,7 +155,7 @@ class NoiseCheck:
             "in one image": _tail(self._least, self._degrees, self._images),
             "at one pixel": _tail(float(self._pixel.min()), self._images, self._pixel.size),
         }
-        first = np.concatenate(self._first)
+        first = self._first[: self._images]
         if len(first) > 1:
             pairs = len(first) * (len(first) - 1) // 2
             p["between two images"] = _tail(

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -67,7 +67,7 @@ class Machines:
             self._start("SuperLink", self.coordinator / "start-superlink")
             self._start("proxy", self.coordinator / "start-proxy")
             self._wait_for_ports()
-            self._start("ServerApp", self.coordinator / "start-serverapp")
+            self._start("SuperExec", self.coordinator / "start-serverapp")
         except BaseException:
             self.stop()
             raise
@@ -154,15 +154,20 @@ class Machines:
                 time.sleep(0.3)
 
 
+WATCHED = ("SuperLink", "ServerApp", "SuperExec")
+
+
 class Watch(threading.Thread):
-    """Reads the resident memory of processes and their descendants, several times a second.
+    """Reads the resident memory of the coordinator's processes, several times a second.
+
+    They are the SuperLink, the ServerApp, and the SuperExec, which starts the ServerApp for a run.
 
     Parameters
     ----------
     machines
         What to watch.
-    names
-        Which of its processes.
+    seconds
+        Between two looks.
 
     Attributes
     ----------
@@ -173,19 +178,23 @@ class Watch(threading.Thread):
         Largest size of the SuperLink's database so far, bytes.
     """
 
-    def __init__(self, machines: Machines, names: tuple[str, ...], seconds: float = 0.3) -> None:
+    def __init__(self, machines: Machines, seconds: float = 0.3) -> None:
         super().__init__(daemon=True)
         self.samples: list[tuple[float, dict[str, tuple[int, int]]]] = []
         self.largest_database = 0
-        self._machines, self._names, self._seconds = machines, names, seconds
+        self._machines, self._seconds = machines, seconds
         self._done = threading.Event()
-        self._started = time.monotonic()
+        self._began = time.monotonic()
 
     def run(self) -> None:
         """Watch until :meth:`finish`."""
         while not self._done.wait(self._seconds):
-            found = {name: self._memory(self._machines.processes[name].pid) for name in self._names}
-            self.samples.append((time.monotonic() - self._started, found))
+            superlink, superexec = (
+                self._family(self._machines.processes[name].pid) for name in ("SuperLink", "SuperExec")
+            )
+            groups = (superlink, superexec[1:], superexec[:1])  # as in WATCHED
+            found = {name: _memory(group) for name, group in zip(WATCHED, groups, strict=True)}
+            self.samples.append((time.monotonic() - self._began, found))
             with suppress(FileNotFoundError):
                 self.largest_database = max(self.largest_database, self._machines.database_bytes())
 
@@ -195,12 +204,19 @@ class Watch(threading.Thread):
         self.join()
 
     @staticmethod
-    def _memory(pid: int) -> tuple[int, int]:
-        rss = pss = 0
+    def _family(pid: int) -> list[psutil.Process]:
+        """Return a process and its descendants."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            for one in (process, *process.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    memory = one.memory_full_info()
-                    rss, pss = rss + memory.rss, pss + memory.pss
-        return rss, pss
+            return [process, *process.children(recursive=True)]
+        return []
+
+
+def _memory(processes: Sequence[psutil.Process]) -> tuple[int, int]:
+    """Return RSS and PSS of processes together, bytes."""
+    rss = pss = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            memory = process.memory_full_info()
+            rss, pss = rss + memory.rss, pss + memory.pss
+    return rss, pss

@@ -1,4 +1,4 @@
-"""Outboxes of any size for measuring transfer: noise alone, fast and from a seed. NOT PRIVATE, and of no image.
+"""Outboxes of any size for measuring transfer: fast noise from a seed, and no image. NOT PRIVATE.
 
 What a sealed site would send of grey images is normal noise, so that arrival checks and codes are those of a
 real release. The noise is numpy's and the certificate states a ledger and a self-test that do not exist: the
