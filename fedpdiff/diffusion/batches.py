@@ -10,6 +10,8 @@ import torch
 from fedpdiff.errors import DataError
 from fedpdiff.types import LabelledImages, to_pixels
 
+MOST_IMAGES = 2**24  # of torch.multinomial
+
 
 class Batches(Protocol):
     """A source of start images and their conditioning labels."""
@@ -35,10 +37,15 @@ def class_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
     Raises
     ------
     DataError
-        When there is no image.
+        When there is no image, or more than 2^24.
     """
     if len(labels) == 0:
         raise DataError("there are no images to train on")
+    if len(labels) > MOST_IMAGES:
+        raise DataError(
+            f"there are {len(labels)} images to train on, but torch draws from at most {MOST_IMAGES}; "
+            "take fewer clients or fewer images"
+        )
     weights = torch.bincount(labels).double()[labels] ** -balance
     return weights / weights.sum()
 
