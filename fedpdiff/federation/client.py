@@ -19,7 +19,7 @@ from fedpdiff.evaluation import evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
 from fedpdiff.federation.networks import Trainer, use_threads
-from fedpdiff.federation.pooled import pool
+from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
     PhaseReport,
@@ -216,7 +216,7 @@ class ClientTasks:
         """Refine all sites' real uploads, which a simulated client finds in the server's spool."""
         agreement = Agreement.load(self.folder.agreement)
         spools = RunFolder.of(self.config, self._run_id).spools()
-        uploads, labels = pool([Spool.open(folder) for folder in spools])
+        uploads, labels = pooled_images([Spool.open(folder) for folder in spools])
         offset = agreement.mechanism.alpha_bar**0.5 * torch.from_numpy(agreement.centre)
         return sampler.oracle(personal, uploads, offset, labels, agreement.mechanism.t0)
 

@@ -72,7 +72,7 @@ class SpooledImages:
         return torch.from_numpy(out)
 
 
-def pool(spools: Sequence[Spool]) -> tuple[torch.Tensor | SpooledImages, torch.Tensor]:
+def pooled_images(spools: Sequence[Spool]) -> tuple[torch.Tensor | SpooledImages, torch.Tensor]:
     """Return the images of all spools, to be indexed by a tensor, and their labels, int64 (N,).
 
     Up to ``RESIDENT_BYTES`` they are a tensor, float32 (N, C, H, W); beyond that they stay on the disk. What

@@ -188,7 +188,7 @@ class Spool:
     def read(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all decoded uploads, float32 (N, C, H, W), and labels, int64 (N,), in memory.
 
-        What may be large is read with :func:`~fedpdiff.federation.pooled.pool` instead.
+        What may be large is read with :func:`~fedpdiff.federation.pooled.pooled_images` instead.
         """
         import torch  # heavy, and a site that sends shards imports this module without training anything
 

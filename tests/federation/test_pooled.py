@@ -16,7 +16,7 @@ from fedpdiff.errors import DataError
 from fedpdiff.federation import pooled
 from fedpdiff.federation.agreement import propose
 from fedpdiff.federation.networks import Trainer
-from fedpdiff.federation.pooled import SpooledImages, pool
+from fedpdiff.federation.pooled import SpooledImages, pooled_images
 from fedpdiff.federation.protocol import Mechanism, ReleaseManifest, ShardManifest
 from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
 from fedpdiff.privacy.gaussian_noise import SeededNoise
@@ -101,10 +101,10 @@ def test_small_uploads_are_resident_and_large_ones_are_not(
     agreed: Callable[..., Mechanism], fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spools, values = fill(agreed(8, ODD))
-    resident, labels = pool(spools)
+    resident, labels = pooled_images(spools)
     assert isinstance(resident, torch.Tensor) and torch.equal(resident, values)
     monkeypatch.setattr(pooled, "RESIDENT_BYTES", values.nbytes - 1)
-    on_disk, again = pool(spools)
+    on_disk, again = pooled_images(spools)
     assert isinstance(on_disk, SpooledImages) and torch.equal(again, labels)
     draws = [Uploads(x, labels).draw(64, torch.Generator().manual_seed(3)) for x in (resident, on_disk)]
     assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1], draws[1][1])
@@ -121,12 +121,12 @@ def test_the_same_weights_wherever_the_uploads_lie(
     trainer = Trainer(config, spools[0].manifest, np.zeros(config.image_shape), tuple("0123456789"))
 
     def weights() -> dict[str, np.ndarray]:
-        return network_arrays(trainer.global_half(*pool(spools)).network)
+        return network_arrays(trainer.global_half(*pooled_images(spools)).network)
 
     in_memory = weights()
     monkeypatch.setattr(pooled, "RESIDENT_BYTES", 0)
     from_disk = weights()
-    other = network_arrays(trainer.global_half(values + 1, pool(spools)[1]).network)
+    other = network_arrays(trainer.global_half(values + 1, pooled_images(spools)[1]).network)
     assert all(np.array_equal(in_memory[name], from_disk[name]) for name in in_memory)
     assert any(not np.array_equal(in_memory[name], other[name]) for name in in_memory)
 
@@ -154,4 +154,4 @@ def test_damaged_labels_are_named(damage: bytes | None, agreed: Callable[..., Me
     path = spools[0].shards()[1].labels_path
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(DataError, match=r"labels-0001\.npy in .*a is missing or damaged"):
-        pool(spools)
+        pooled_images(spools)

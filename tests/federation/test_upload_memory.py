@@ -70,7 +70,7 @@ def peak_mb(folder: Path, images: int) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's record of the peak begins anew
     upload = receive(folder, agreement, images)
     trainer = Trainer(config, agreement.mechanism, agreement.centre, tuple("0123456789"))
-    trainer.global_half(*pooled.pool([upload]))
+    trainer.global_half(*pooled.pooled_images([upload]))
     upload.discard()
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / MB
