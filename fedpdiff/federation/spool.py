@@ -23,12 +23,12 @@ from fedpdiff.runfolder import write_json
 if TYPE_CHECKING:
     import torch
 
-SHARD_BYTES = 32 * 2**20  # a message: each starts a process at the site, and is in memory as a whole
+SHARD_BYTES = 16 * 2**20  # a message: each starts a process at the site, and is in memory as a whole
 MANIFEST, CERTIFICATE = "manifest.json", "certificate.json"
 
 
 def rows_per_shard(mechanism: Mechanism) -> int:
-    """Return how many images make one shard of at most 32 MiB."""
+    """Return how many images make one shard of at most 16 MiB."""
     return max(1, SHARD_BYTES // encoded_size(int(np.prod(mechanism.image_shape)), mechanism.wire_bits))
 
 
