@@ -114,6 +114,7 @@ def measure(folder: Path, sites: int, megabytes: int) -> dict[str, Any]:
         status = machines.run(settings)
         watch.finish()
         if status != "finished:completed":
+            say(f"peaks up to its end, MB: {json.dumps(peaks(watch.samples))}")
             raise SystemExit(f"the run ended {status}:\n{machines.log('SuperExec')[-4000:]}")
         results = Results.read(folder / "run")
         return {
