@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
-from fedpdiff.federation.client import ClientTasks
 from fedpdiff.federation.protocol import Instruction, Refusal
-from fedpdiff.federation.sealed import SealedTasks
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.records import pack_refusal, unpack
 
 log = logging.getLogger("flwr")
 
+if TYPE_CHECKING:
+    from fedpdiff.federation.client import ClientTasks
+    from fedpdiff.federation.sealed import SealedTasks
+
 Asked = TypeVar("Asked", bound=Instruction)
-Tasks = ClientTasks | SealedTasks
+Tasks: TypeAlias = "ClientTasks | SealedTasks"
 Task = Callable[[Tasks, Asked, dict[str, np.ndarray]], RecordDict]
 
 
@@ -38,7 +40,7 @@ def answer(
         instruction, values, _ = unpack(message.content, model, arrays=arrays)
         _check_code(instruction)
         config = RunConfig.parse(context.run_config)
-        tasks: Tasks = SealedTasks(config, node) if node.sealed else ClientTasks(config, node, context.run_id)
+        tasks = _tasks(config, node, context.run_id)
         return Message(content=task(tasks, instruction, values), reply_to=message)
     except FedpdiffError as error:
         log.error("%s", error)
@@ -48,6 +50,17 @@ def answer(
         detail = f": {error}" if simulated else "; this site's log says more"
         refusal = Refusal(kind="UnexpectedError", message=f"{type(error).__name__}{detail}"[:4000])
     return Message(content=pack_refusal(refusal), reply_to=message)
+
+
+def _tasks(config: RunConfig, node: NodeConfig, run_id: int) -> Tasks:
+    """Import what this kind of client needs: on a real site every message starts a new process."""
+    if node.sealed:
+        from fedpdiff.federation.sealed import SealedTasks
+
+        return SealedTasks(config, node)
+    from fedpdiff.federation.client import ClientTasks
+
+    return ClientTasks(config, node, run_id)
 
 
 def _check_code(instruction: Instruction) -> None:

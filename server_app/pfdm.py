@@ -16,6 +16,7 @@ from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
 from fedpdiff.errors import MessageError
 from fedpdiff.federation.certificates import check_declared
+from fedpdiff.federation.disk_share import check_disk_share
 from fedpdiff.federation.protocol import (
     Instruction,
     PhaseReport,
@@ -156,8 +157,9 @@ class PFDM(Strategy):
             with self.participants.judging(node):
                 manifest, _, _ = unpack(reply, ReleaseManifest)
                 check_manifest(manifest, agreement.mechanism, class_names, self._fingerprint)
-                check_declared(manifest, agreement.request(self.config).settings())
                 spool = Spool(self.tasks.folder.spool(manifest.site), manifest)
+                check_disk_share(manifest, spool.folder, max(self.config.clients, len(nodes)))
+                check_declared(manifest, agreement.request(self.config).settings())
                 self.participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
                 spool.create()
         self.participants.require_enough()

@@ -23,6 +23,8 @@ cd "$HERE/empty" # Python imports from the working directory first: keep it empt
 """
 
 _SUPERLINK = """\
+# What is freed goes back to the system; otherwise glibc keeps it.
+export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576
 exec "$FEDPDIFF_BIN/flower-superlink" \\
   --host {bind} --port {port} \\
   --ssl-ca-certfile "$HERE/ca.crt" --ssl-certfile "$HERE/server.pem" --ssl-keyfile "$HERE/server.key" \\
@@ -32,6 +34,8 @@ exec "$FEDPDIFF_BIN/flower-superlink" \\
 """
 
 _SERVERAPP = """\
+# What is freed goes back to the system; otherwise glibc keeps it.
+export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=4194304
 exec "$FEDPDIFF_BIN/flower-superexec" \\
   --root-certificates "$HERE/ca.crt" --runtime-api-address {address} \\
   --superexec-auth-secret-file "$HERE/superexec.secret"

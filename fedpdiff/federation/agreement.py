@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from fedpdiff.privacy.calibration import mu_of, smallest_t0
 from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.runfolder import write_json
 from fedpdiff.schedule import NoiseSchedule
-from fedpdiff.types import LabelledImages
+
+if TYPE_CHECKING:
+    from fedpdiff.types import LabelledImages
 
 
 @dataclass(frozen=True)

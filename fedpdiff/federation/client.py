@@ -19,6 +19,7 @@ from fedpdiff.evaluation import evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
 from fedpdiff.federation.networks import Trainer, use_threads
+from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
     PhaseReport,
@@ -215,9 +216,9 @@ class ClientTasks:
         """Refine all sites' real uploads, which a simulated client finds in the server's spool."""
         agreement = Agreement.load(self.folder.agreement)
         spools = RunFolder.of(self.config, self._run_id).spools()
-        values, labels = zip(*(Spool.open(folder).read() for folder in spools), strict=True)
+        uploads, labels = pooled_images([Spool.open(folder) for folder in spools])
         offset = agreement.mechanism.alpha_bar**0.5 * torch.from_numpy(agreement.centre)
-        return sampler.oracle(personal, torch.cat(values) + offset, torch.cat(labels), agreement.mechanism.t0)
+        return sampler.oracle(personal, uploads, offset, labels, agreement.mechanism.t0)
 
     def _real(self) -> LabelledImages:
         """Return up to ``samples-per-class`` test images of each class, to show beside the samples."""

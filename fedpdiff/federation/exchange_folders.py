@@ -15,16 +15,18 @@ import io
 import os
 import shutil
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
 from fedpdiff.errors import ConfigError, DataError, PrivacyError
 from fedpdiff.federation.run_request import RunRequest
 from fedpdiff.federation.uploads import Arrays
 from fedpdiff.privacy.outbox import Release, read_release
 from fedpdiff.privacy.verify import verify_release
+
+if TYPE_CHECKING:
+    from fedpdiff.diffusion.denoiser import Denoiser
 
 REQUEST = "request.json"
 _RELEASE = ("release.npy", "labels.npy", "certificate.json", "manifest.json")
@@ -146,6 +148,8 @@ def read_inbox(inbox: Path) -> Arrays:
     DataError
         When the global half has not arrived, or a file is damaged; nothing in them is ever executed.
     """
+    from fedpdiff.diffusion.denoiser import Denoiser, network_arrays  # heavy; not for every shard sent
+
     if not (inbox / "global").is_dir():
         raise DataError(f"{inbox} holds no global half yet: the server sends it after its training")
     half = network_arrays(Denoiser.from_pretrained(inbox / "global").network)

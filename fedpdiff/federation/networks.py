@@ -8,7 +8,14 @@ import numpy as np
 import torch
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.batches import Batches, CleanImages, ClipMixedImages, LabelDropout, Uploads
+from fedpdiff.diffusion.batches import (
+    Batches,
+    CleanImages,
+    ClipMixedImages,
+    Images,
+    LabelDropout,
+    Uploads,
+)
 from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
@@ -106,12 +113,12 @@ class Trainer:
 
     def global_half(
         self,
-        uploads: torch.Tensor,
+        uploads: Images,
         labels: torch.Tensor,
         progress: Progress | None = None,
         checkpoint: Path | None = None,
     ) -> Denoiser:
-        """Train the global denoiser on pooled uploads, float (N, C, H, W) at level t0."""
+        """Train the global denoiser on pooled uploads at level t0, which may lie on the disk."""
         config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
         batches = Uploads(uploads, labels)
         return self._train(config, batches, self.centre, ("server", "global"), progress, checkpoint)

@@ -17,6 +17,7 @@ from fedpdiff.evaluation import difference_spread, evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, propose
 from fedpdiff.federation.networks import Trainer, use_threads
+from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.sampling import Sampler, save_samples
 from fedpdiff.federation.spool import Spool
 from fedpdiff.metrics.feature_training import cached_feature_network
@@ -107,12 +108,9 @@ class ServerTasks:
     def train_global(self, spools: list[Spool]) -> Denoiser:
         """Train the global half on all validated uploads and write it to the run folder."""
         # In a fixed order: sites answer in any, and the same seed must draw the same batches.
-        ordered = sorted(spools, key=lambda spool: spool.manifest.site)
-        values, labels = zip(*(spool.read() for spool in ordered), strict=True)
+        uploads, labels = pooled_images(sorted(spools, key=lambda spool: spool.manifest.site))
         with self.events.phase("global training", self.config.global_steps) as progress:
-            half = self.trainer.global_half(
-                torch.cat(values), torch.cat(labels), progress, self.folder.global_checkpoint
-            )
+            half = self.trainer.global_half(uploads, labels, progress, self.folder.global_checkpoint)
         half.save_pretrained(self.folder.global_half)
         return half
 

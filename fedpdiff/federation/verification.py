@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +54,7 @@ def verify_below(root: Path) -> list[Verdict]:
     """
     if not root.is_dir():
         raise RunError(f"{root} is no folder; give a release, client or run folder")
-    files = [path for name in (CERTIFICATE, *_RELEASE, "shard-*.npz") for path in root.rglob(name)]
+    files = [path for name in (CERTIFICATE, *_RELEASE, "shard-*.npy") for path in root.rglob(name)]
     folders = sorted({path.parent for path in files if not path.parent.name.startswith(".")})
     if not folders:
         raise RunError(f"{root} holds neither a release nor an upload, so there is nothing to verify")
@@ -64,7 +63,7 @@ def verify_below(root: Path) -> list[Verdict]:
 
 def _verdict(folder: Path) -> Verdict:
     verify: Callable[[Path], list[str]] = verify_release
-    if not any((folder / name).exists() for name in _RELEASE) and any(folder.glob("shard-*.npz")):
+    if not any((folder / name).exists() for name in _RELEASE) and any(folder.glob("shard-*.npy")):
         verify = verify_upload
     if not (folder / CERTIFICATE).exists() and _seeded(folder):
         return Verdict(folder, [], simulated=True)
@@ -98,6 +97,6 @@ def verify_upload(folder: Path) -> list[str]:
         check_received(spool.manifest, spool.digest())
     except FedpdiffError as error:
         return [str(error)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return [f"manifest.json or a shard is missing or damaged ({type(error).__name__})"]
+    except (OSError, ValueError, KeyError) as error:
+        return [f"manifest.json is missing or damaged ({type(error).__name__})"]
     return []

@@ -71,6 +71,12 @@ def add_too_little_noise(reply: Message) -> Message:
     return change(sha256=shard_digest(codes, labels))(reply)
 
 
+def declare_more_than_any_disk_holds(reply: Message) -> Message:
+    message = reply.content["message"]
+    rows, classes = int(message["rows_per_shard"]), len(message["class_counts"])
+    return change(class_counts=[2**40 * rows, *[0] * (classes - 1)], shards=2**40)(reply)
+
+
 SPOILERS = {
     "fails at once": ("upload", only("train.release", fail), "the disk is full"),
     "declines": ("upload", only("train.release", decline), "X: <b>no</b>"),
@@ -78,6 +84,11 @@ SPOILERS = {
     "runs other code": ("upload", only("train.release", change(fingerprint="0" * 64)), "other code"),
     "releases otherwise": ("upload", only("train.release", change(t0=3)), "t0 = 3"),
     "takes another's name": ("upload", only("train.release", change(site="client-0", number=0)), "already"),
+    "declares too much": (
+        "upload",
+        only("train.release", declare_more_than_any_disk_holds),
+        "its share of the server's disk is",
+    ),
     "sends rubbish for a shard": ("upload", only("train.upload", send_rubbish), "ShardManifest"),
     "sends another shard": ("upload", only("train.upload", change(shard=1)), "not 1"),
     "adds too little noise": ("upload", only("train.upload", add_too_little_noise), "less noise"),
