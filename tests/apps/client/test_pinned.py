@@ -45,7 +45,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def changed(bundle: bytes, name: str, content: bytes, replace: bool = True) -> bytes:
     """Return the bundle with one more or another file."""
     target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(bundle)) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(bundle)) as old,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for entry in old.namelist():
             if entry != name or not replace:
                 new.writestr(entry, old.read(entry))
@@ -143,5 +146,5 @@ def test_the_installed_code_must_be_the_pinned(monkeypatch: pytest.MonkeyPatch) 
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 2 and done.stderr.startswith("start-clientapp: code-fingerprint 000000000000")
     monkeypatch.setattr(pinned_superexec, "version", lambda _: "1.42.0")
-    with pytest.raises(ConfigError, match="flwr 1.42.0"):
+    with pytest.raises(ConfigError, match=r"flwr 1\.42\.0"):
         check_installed(code_fingerprint())
