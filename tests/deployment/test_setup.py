@@ -156,7 +156,7 @@ def test_a_misspelt_pin_is_no_missing_pin(site: Path, capsys: pytest.CaptureFixt
     for wrong, said in (
         (text.replace("code-fingerprint", "code-fingerprnt"), "code.code-fingerprnt"),
         (text.replace("[code]", "[cod]"), "'code'"),
-        (text.replace("[code]\n", ""), "connection.code-fingerprint"),
+        (text.replace("[code]\n", ""), "'code'"),
     ):
         (site / "site.toml").write_text(wrong)
         assert main(["site", "settings", str(site)]) == 2
