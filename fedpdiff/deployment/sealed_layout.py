@@ -32,6 +32,12 @@ def network_side(outbox: Path, inbox: Path) -> list[Finding]:
     if not outbox.is_dir():
         mend = f"the private side makes it: fedpdiff release --outbox {outbox}"
         found = [Finding("problem", "outbox", f"{outbox} is not there, or cannot be entered", mend)]
+    elif outbox.stat().st_uid == user and os.statvfs(outbox).f_flag & os.ST_RDONLY:
+        mend = "right where containers keep the two sides apart: only these two folders may be mounted here"
+        found = [
+            _release(outbox),
+            Finding("note", "outbox", f"{outbox} is of the same user, read-only", mend),
+        ]
     elif outbox.stat().st_uid == user:
         mend = "let the private side, another user, make it; images and ledger must not be this user's"
         found = [Finding("problem", "outbox", f"{outbox} belongs to the user of the network side", mend)]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,6 +123,9 @@ def test_the_network_side(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "can write to" in said()
     os.chown(outbox, NETWORK, NETWORK)
     assert "belongs to the user of the network side" in said()
+    with monkeypatch.context() as patch:  # as in a container that mounts it read-only
+        patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+        assert said() == ""
     outbox.rmdir()
     assert "fedpdiff release --outbox" in said()
     os.chown(inbox, IMAGES, IMAGES)
