@@ -29,7 +29,7 @@ def network_side(outbox: Path, inbox: Path) -> list[Finding]:
     if user == 0:
         mend = "give the network side a user of its own (useradd --system), and run this as that user"
         return [Finding("problem", "sealed", "this user is root, who can open everything", mend)]
-    if not outbox.is_dir():
+    if not os.path.isdir(outbox):  # False also where it cannot be reached
         mend = f"the private side makes it: fedpdiff release --outbox {outbox}"
         found = [Finding("problem", "outbox", f"{outbox} is not there, or cannot be entered", mend)]
     elif outbox.stat().st_uid == user and os.statvfs(outbox).f_flag & os.ST_RDONLY:
@@ -46,10 +46,10 @@ def network_side(outbox: Path, inbox: Path) -> list[Finding]:
         found = [Finding("problem", "outbox", f"the network side can write to {outbox}", mend)]
     else:
         found = [_release(outbox)]
-    if not inbox.is_dir() or not _can(inbox, os.R_OK | os.W_OK | os.X_OK):
+    if not os.path.isdir(inbox) or not _can(inbox, os.R_OK | os.W_OK | os.X_OK):
         mend = f"as root: install -d -o {_name(user)} {inbox}"
         found.append(Finding("problem", "inbox", f"{inbox} cannot be written by {_name(user)}", mend))
-    elif outbox.is_dir() and not may(outbox.stat().st_uid, inbox, _READ | _ENTER):
+    elif os.path.isdir(outbox) and not may(outbox.stat().st_uid, inbox, _READ | _ENTER):
         mend = f"chmod 755 {inbox}"
         found.append(Finding("problem", "inbox", f"{inbox} cannot be read by the private side", mend))
     else:
@@ -67,36 +67,39 @@ def private_side(state: Path, data: Path, policy: Path, outbox: Path, inbox: Pat
     outbox, inbox
         The folders between the two sides.
     """
-    if not inbox.is_dir():
+    if not os.path.isdir(inbox):
         mend = f"as root: install -d -o USER {inbox}, with the user of the network side"
-        return [Finding("problem", "inbox", f"{inbox} is not there", mend)]
+        return [Finding("problem", "inbox", f"{inbox} is not there, or cannot be entered", mend)]
     user = inbox.stat().st_uid
     if user in (0, state.stat().st_uid):
         mend = f"give the network side a user of its own, and the inbox to it: chown USER {inbox}"
         return [
             Finding("problem", "sealed", f"{inbox} belongs to {_name(user)}, who can open the images", mend)
         ]
-    found = []
-    for what, path in (("images", data), ("state folder", state)):
-        if not path.exists():
-            found.append(
-                Finding("problem", "sealed", f"the {what} {path} are not there", "see --data, --state")
-            )
-        elif may(user, path, _READ) or (path.is_dir() and may(user, path, _ENTER)):
-            mend = f"chmod {'700' if path.is_dir() else '600'} {path}"
-            found.append(Finding("problem", "sealed", f"{_name(user)} can open the {what} {path}", mend))
-        elif _has_list(path):
-            mend = f"look at getfacl {path}"
-            found.append(Finding("note", "sealed", f"the {what} {path} have an access control list", mend))
+    found = [*_opened(user, "images", data), *_opened(user, "state folder", state)]
     for what, path in (("policy", policy), ("outbox", outbox)):
-        if path.exists() and (may(user, path, _WRITE) or _may_replace(user, path)):
+        if os.path.exists(path) and (may(user, path, _WRITE) or _may_replace(user, path)):
             mend = f"chmod go-w {path} {path.parent}"
             found.append(Finding("problem", "sealed", f"{_name(user)} can change the {what} {path}", mend))
-    if outbox.is_dir() and not may(user, outbox, _READ | _ENTER):
+    if os.path.isdir(outbox) and not may(user, outbox, _READ | _ENTER):
         mend = f"chmod 755 {outbox}, and let others enter the folders above it"
         found.append(Finding("problem", "outbox", f"{_name(user)} cannot read {outbox}", mend))
     closed = f"{_name(user)}, of the network side, can open neither images nor state folder"
     return found or [Finding("ok", "sealed", closed)]
+
+
+def _opened(user: int, what: str, path: Path) -> list[Finding]:
+    """Say when a user can open a private folder or file."""
+    if not os.path.exists(path):
+        said = f"{path} ({what}) is not there, or cannot be entered"
+        return [Finding("problem", "sealed", said, "run this as the user who holds the images")]
+    if may(user, path, _READ) or (path.is_dir() and may(user, path, _ENTER)):
+        mend = f"chmod {'700' if path.is_dir() else '600'} {path}"
+        return [Finding("problem", "sealed", f"{_name(user)} can open the {what} {path}", mend)]
+    if _has_list(path):
+        said = f"{path} ({what}) has an access control list"
+        return [Finding("note", "sealed", said, f"look at getfacl {path}")]
+    return []
 
 
 def may(user: int, path: Path, wanted: int) -> bool:

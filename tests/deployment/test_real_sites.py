@@ -219,9 +219,8 @@ def bring_up_the_sealed_site(walk: Walk) -> None:
 
 def check_the_run(walk: Walk) -> None:
     walk.next("A run")
-    assert "finished:completed" in walk.next("A run"), walk.machines.log("coordinator/start-serverapp")[
-        -4000:
-    ]
+    logs = (walk.machines.log(f"coordinator/start-{name}")[-4000:] for name in ("serverapp", "superlink"))
+    assert "finished:completed" in walk.next("A run"), "\n".join(logs)
     results = Results.read(walk.root / "run-1")
     assert sorted(results.participants) == ["hospital-1", "hospital-2", "north"]
     assert results.refused == []

@@ -133,6 +133,22 @@ def test_the_network_side(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_root
+def test_folders_that_cannot_be_reached(owned: Path) -> None:
+    """Are reported, not stumbled over."""
+    (owned / "shared").chmod(0o700)
+    with as_user(NETWORK):
+        found = network_side(owned / "shared" / "outbox", owned / "shared" / "inbox")
+    assert [finding.level for finding in found] == ["problem", "problem"]
+    (owned / "shared").chmod(0o755)
+    (owned / "closed").mkdir(mode=0o700)
+    (owned / "images").rename(owned / "closed" / "images")
+    folders = (owned / "closed" / "images", owned / "policy.toml", owned / "shared" / "outbox")
+    with as_user(IMAGES):
+        found = private_side(owned / "state", *folders, owned / "shared" / "inbox")
+    assert "closed/images (images) is not there, or cannot be entered" in found[0].found
+
+
+@needs_root
 def test_the_doctor_knows_a_private_side(owned: Path) -> None:
     state = owned / "state"
     with pytest.raises(ConfigError, match="nor site"):
