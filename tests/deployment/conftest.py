@@ -101,6 +101,16 @@ class Machines:
         self._started[script] = process
         return process
 
+    def checkout(self) -> Path:
+        """Return a copy of this checkout without the environment beside it, which is slow to walk."""
+        folder = self.root / "fedpdiff"
+        folder.mkdir()
+        for name in ("fedpdiff", "client_app", "server_app"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, folder)
+        return folder
+
     def log_path(self, script: str) -> Path:
         return self.root / f"{script.replace('/', '-')}.log"
 
@@ -130,6 +140,21 @@ class Machines:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=180)
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 300) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "did not happen in time"
+            time.sleep(0.3)
+
+    def wait_for_ports(self, *ports: int) -> None:
+        for port in ports:
+            self.wait(lambda port=port: _answers(port))  # type: ignore[misc]
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _of_sessions(sessions: list[int]) -> list[str]:

@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,7 @@ def doors(machines: Any, free_ports: Callable[[int], list[int]]) -> tuple[Door, 
     machines.run(f"fedpdiff coordinator init c --host localhost --port {port} --superlink-port {inner}")
     for script in ("c/start-superlink", "c/start-proxy"):
         machines.start(script)
-    deadline = time.monotonic() + 120
-    for number in (port, inner):
-        with socket.socket() as probe:
-            while probe.connect_ex(("127.0.0.1", number)):
-                assert time.monotonic() < deadline, "did not start in time"
-                time.sleep(0.3)
+    machines.wait_for_ports(port, inner)
     authority = machines.root / "c" / "ca.crt"
     return Door(authority, port), Door(authority, inner)
 
