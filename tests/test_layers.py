@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "rng": [],
     "types": ["errors"],
     "schedule": ["errors"],
-    "fingerprint": [],
+    "fingerprint": ["errors"],
     "config": FOUNDATION,
     "data": [*FOUNDATION, "config"],
     "diffusion": [*FOUNDATION, "config"],

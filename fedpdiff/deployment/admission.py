@@ -123,6 +123,7 @@ def _flower(root: Path, *arguments: str) -> dict[str, Any]:
         done = subprocess.run(
             command,
             env=environment,
+            cwd=root / "empty",  # flwr takes a folder of the connection's name for an app of an older kind
             capture_output=True,
             text=True,
             timeout=_SECONDS,

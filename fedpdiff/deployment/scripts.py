@@ -58,12 +58,17 @@ exec "$FEDPDIFF_BIN/flower-supernode" \\
 """
 
 _CLIENTAPP = """\
-# From site.toml: RUNTIME_PORT
+# From site.toml: RUNTIME_PORT, CODE_FINGERPRINT and, in words, whose code this site TRUSTS
 SETTINGS=$("$FEDPDIFF_BIN/fedpdiff" site settings "$HERE")
 eval "$SETTINGS"
-exec "$FEDPDIFF_BIN/flower-superexec" \\
-  --root-certificates "$HERE/runtime-ca.crt" --runtime-api-address "127.0.0.1:$RUNTIME_PORT" \\
+echo "$TRUSTS" >&2
+set -- --root-certificates "$HERE/runtime-ca.crt" --runtime-api-address "127.0.0.1:$RUNTIME_PORT" \\
   --superexec-auth-secret-file "$HERE/superexec.secret"
+if [ -n "$CODE_FINGERPRINT" ]; then
+  # Installed code compares what the coordinator ships with the fingerprint, and runs in its place.
+  exec "$FEDPDIFF_BIN/python" -P -m client_app.pinned_superexec "$CODE_FINGERPRINT" "$@"
+fi
+exec "$FEDPDIFF_BIN/flower-superexec" "$@"
 """
 
 _NGINX = """\
