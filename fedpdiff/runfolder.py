@@ -80,6 +80,7 @@ class ClientFolder:
         self.events = events
         self.agreement = root / "state" / "agreement"
         self.release = root / "state" / "release"
+        self.witness = root / "witness.json"
         self.personal = root / "state" / "personal"
         self.local = root / "state" / "local"
         self.samples = root / "samples"

@@ -42,8 +42,12 @@ site-name = {name}
 data-path = {data}
 
 # What must outlive a crash: the noisy copy, the ledger of what was released, the personal model.
-# Back it up, and never restore an old ledger: see the deployment guide.
+# Back it up with fedpdiff ledger, and read docs/years.md before you restore anything.
 state-dir = {state}
+
+# Notices a ledger that was restored from an old backup. Best on another disk or machine than state-dir; never
+# copy it back from a backup. Without this line it is witness.json in state-dir.
+witness = {witness}
 
 # What may be asked of the images, and what may leave.
 policy = {policy}
@@ -183,6 +187,7 @@ def init_site(
         "name": name,
         "data": data,
         "state": str(root / "state"),
+        "witness": str(root / "witness.json"),
         "policy": str(root / "policy.toml"),
     }
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
