@@ -27,11 +27,12 @@ MAY_IMPORT: dict[str, list[str]] = {
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
     "attack_results": ["errors", "runfolder"],
+    "deletions": ["errors", "runfolder"],
     "evaluation": [*FOUNDATION, "config", "metrics", "results"],
 }
 LIBRARY = list(MAY_IMPORT)
 MAY_IMPORT |= {
-    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "runfolder"],
+    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "deletions", "runfolder"],
     "federation": LIBRARY,
     "evidence": [*LIBRARY, "federation"],
     "records": ["errors", "federation"],

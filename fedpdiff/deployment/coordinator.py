@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedpdiff.deployment import scripts
@@ -23,6 +23,8 @@ _SETTINGS = """\
 host = "{host}"           # the name by which sites reach this machine
 port = {port}             # where the proxy listens, for sites
 superlink-port = {superlink_port}   # where the SuperLink listens, on this machine only
+# fedpdiff coordinator expire deletes uploads that are older; change it as you like.
+keep-uploads-days = 365
 """
 
 _CONNECTION = """\
@@ -47,11 +49,14 @@ class Coordinator:
         Where the proxy listens.
     superlink_port
         Where the SuperLink listens, on the machine itself only.
+    keep_uploads_days
+        How long ``fedpdiff coordinator expire`` keeps uploads.
     """
 
     host: str
     port: int = 8443
     superlink_port: int = 8000
+    keep_uploads_days: float = field(default=365, compare=False)  # the owner's, not the init command's
 
     @classmethod
     def load(cls, root: Path) -> Coordinator:
@@ -64,13 +69,16 @@ class Coordinator:
         """
         try:
             found = tomllib.loads((root / SETTINGS).read_text(encoding="utf-8"))
-            return cls(str(found["host"]), int(found["port"]), int(found["superlink-port"]))
+            days = float(found.get("keep-uploads-days", cls.keep_uploads_days))
+            if not days >= 0:
+                raise ValueError(f"keep-uploads-days = {days:g} must be at least 0")
+            return cls(str(found["host"]), int(found["port"]), int(found["superlink-port"]), days)
         except OSError:
             raise ConfigError(
                 f"{root} is not a coordinator's folder (no {SETTINGS}); fedpdiff coordinator init DIR "
                 "--host NAME makes one"
             ) from None
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{root / SETTINGS} is damaged ({error}); it must have host, port and superlink-port"
             ) from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedpdiff.deletions import Deletion
 from fedpdiff.errors import FedpdiffError, RunError
 from fedpdiff.federation.certificates import check_received, check_stated
 from fedpdiff.federation.spool import Spool
@@ -32,12 +33,15 @@ class Verdict:
         As read; empty where it cannot be read.
     simulated
         Whether it is a release of seeded noise without a certificate: NOT PRIVATE, so nothing to verify.
+    deleted
+        That and when the server deleted the upload; its certificate alone was verified.
     """
 
     folder: Path
     problems: list[str]
     certificate: dict[str, Any] = field(default_factory=dict)
     simulated: bool = False
+    deleted: Deletion | None = None
 
 
 def verify_below(root: Path) -> list[Verdict]:
@@ -63,16 +67,33 @@ def verify_below(root: Path) -> list[Verdict]:
 
 
 def _verdict(folder: Path) -> Verdict:
+    try:
+        deleted = Deletion.read(folder)
+    except RunError as error:
+        return Verdict(folder, [str(error)])
     verify: Callable[[Path], list[str]] = verify_release
     if not any((folder / name).exists() for name in _RELEASE) and any(folder.glob("shard-*.npz")):
         verify = verify_upload
+    if deleted:
+        verify = _verify_deleted
     if not (folder / CERTIFICATE).exists() and _seeded(folder):
         return Verdict(folder, [], simulated=True)
     try:
         certificate = parse_certificate((folder / CERTIFICATE).read_bytes())
     except (FedpdiffError, OSError):
         certificate = {}  # the problems say why
-    return Verdict(folder, verify(folder), certificate)
+    return Verdict(folder, verify(folder), certificate, deleted=deleted)
+
+
+def _verify_deleted(folder: Path) -> list[str]:
+    """Return what is wrong with the certificate of an upload whose bytes are gone."""
+    try:
+        check_stated(Spool.open(folder).manifest)
+    except FedpdiffError as error:
+        return [str(error)]
+    except (OSError, ValueError) as error:
+        return [f"manifest.json is missing or damaged ({type(error).__name__})"]
+    return []
 
 
 def _seeded(folder: Path) -> bool:
