@@ -35,10 +35,11 @@ MAY_IMPORT |= {
     "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "deletions", "runfolder"],
     "federation": LIBRARY,
     "evidence": [*LIBRARY, "federation"],
+    "publishing": [*LIBRARY, "federation"],
     "records": ["errors", "federation"],
     "simulation": ["errors", "config", "events", "results", "runfolder", "report"],
     "deployment": [*FOUNDATION, "config", "data", "fingerprint", "privacy", "runfolder"],
-    "cli": [*LIBRARY, "deployment", "federation", "evidence", "report", "simulation"],
+    "cli": [*LIBRARY, "deployment", "federation", "evidence", "publishing", "report", "simulation"],
     "__init__": ["diffusion"],
     "__main__": ["cli"],
 }

@@ -75,7 +75,7 @@ def _verdict(folder: Path) -> Verdict:
     if not any((folder / name).exists() for name in _RELEASE) and any(folder.glob("shard-*.npz")):
         verify = verify_upload
     if deleted:
-        verify = _verify_deleted
+        verify = verify_certificate
     if not (folder / CERTIFICATE).exists() and _seeded(folder):
         return Verdict(folder, [], simulated=True)
     try:
@@ -85,8 +85,10 @@ def _verdict(folder: Path) -> Verdict:
     return Verdict(folder, verify(folder), certificate, deleted=deleted)
 
 
-def _verify_deleted(folder: Path) -> list[str]:
-    """Return what is wrong with the certificate of an upload whose bytes are gone."""
+def verify_certificate(folder: Path) -> list[str]:
+    """Return what is wrong with the certificate of an upload, in words; its bytes are not looked at."""
+    if not (folder / CERTIFICATE).exists():
+        return [f"{CERTIFICATE} is missing"]
     try:
         check_stated(Spool.open(folder).manifest)
     except FedpdiffError as error:

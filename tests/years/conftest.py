@@ -73,7 +73,9 @@ def upload(folder: Path, made: Release) -> Spool:
 def make_run(root: Path, sites: tuple[str, ...] = ("north", "south"), noise: str = "secure") -> None:
     """Write what a run of real sites leaves behind; its networks have learnt nothing."""
     run = RunFolder(root)
-    config = RunConfig.parse({"run-dir": str(root), "classes": ",".join(CLASSES), "coordinator": "pfdm"})
+    config = RunConfig.parse(
+        {"run-dir": str(root), "classes": ",".join(CLASSES), "coordinator": "uni-clinic"}
+    )
     run.prepare(config)
     summaries = []
     for number, site in enumerate(sites):
