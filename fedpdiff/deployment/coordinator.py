@@ -10,16 +10,18 @@ from pathlib import Path
 from fedpdiff.deployment import scripts
 from fedpdiff.deployment.addresses import check_host, check_port
 from fedpdiff.deployment.certificates import Identity, make_authority, make_server
-from fedpdiff.deployment.files import SCRIPT, SECRET, Setup
+from fedpdiff.deployment.files import SCRIPT, SECRET, Setup, check_settings_format
 from fedpdiff.errors import ConfigError
 
 SETTINGS = "coordinator.toml"
+FORMAT = "fedpdiff-coordinator/1"
 CONNECTION = "fedpdiff"  # the SuperLink's name in Flower's own configuration
 
 _SETTINGS = """\
 # How this coordinator was set up; the start scripts and nginx.conf were made from it.
 # To change something: delete this file, server.pem, server.key, nginx.conf, flower/config.toml and the
 # start scripts, and run fedpdiff coordinator init again. The authority (ca.crt, ca.key) stays.
+format = "fedpdiff-coordinator/1"
 host = "{host}"           # the name by which sites reach this machine
 port = {port}             # where the proxy listens, for sites
 superlink-port = {superlink_port}   # where the SuperLink listens, on this machine only
@@ -69,6 +71,7 @@ class Coordinator:
         """
         try:
             found = tomllib.loads((root / SETTINGS).read_text(encoding="utf-8"))
+            check_settings_format(root / SETTINGS, found.get("format", FORMAT), FORMAT)
             days = float(found.get("keep-uploads-days", cls.keep_uploads_days))
             if not days >= 0:
                 raise ValueError(f"keep-uploads-days = {days:g} must be at least 0")

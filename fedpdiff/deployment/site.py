@@ -20,15 +20,17 @@ from fedpdiff.deployment.certificates import (
     read_certificate,
 )
 from fedpdiff.deployment.coordinator import check_folder
-from fedpdiff.deployment.files import SCRIPT, SECRET, Setup
+from fedpdiff.deployment.files import SCRIPT, SECRET, Setup, check_settings_format
 from fedpdiff.errors import ConfigError
 from fedpdiff.privacy.policy import policy_template
 
 SETTINGS = "site.toml"
+FORMAT = "fedpdiff-site/1"
 
 _SETTINGS = """\
 # This site's settings. Edit it, then run: fedpdiff doctor {root}
 # What may be asked of the images is decided in policy.toml, not here.
+format = "fedpdiff-site/1"
 
 [connection]
 coordinator = {coordinator}  # HOST:PORT of the coordinator's proxy
@@ -100,6 +102,7 @@ class Site:
         path = root / SETTINGS
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
+            check_settings_format(path, found.get("format", FORMAT), FORMAT)
             connection, node = found["connection"], found["node"]
             return cls(root, str(connection["coordinator"]), int(connection["runtime-port"]), dict(node))
         except OSError:

@@ -23,7 +23,7 @@ from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.mechanism import clip
 from fedpdiff.privacy.row_images import images_of_rows
 from fedpdiff.privacy.statement import privacy_statement
-from fedpdiff.runfolder import RunFolder
+from fedpdiff.runfolder import RunFolder, check_format
 from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
@@ -134,6 +134,7 @@ def read_artefacts(folder: Path, device: str = "auto") -> Artefacts:
         When the run's data cannot be loaded again, or a model is damaged.
     """
     run = RunFolder(Path(folder))
+    check_format(run.root)
     config = _read_config(run)
     spools = [Spool.open(path) for path in run.spools()]
     if not spools or not run.global_half.is_dir():

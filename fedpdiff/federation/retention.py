@@ -9,7 +9,7 @@ from pathlib import Path
 from fedpdiff.deletions import Deletion, delete_upload
 from fedpdiff.errors import ConfigError
 from fedpdiff.federation.verification import verify_upload
-from fedpdiff.runfolder import RunFolder
+from fedpdiff.runfolder import RunFolder, check_format
 
 _DAY = 24 * 3600
 
@@ -82,5 +82,6 @@ def _spools(runs: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
                 f"{given} is neither a run folder nor a folder of such (there is no server/ in it)"
             )
         for run in folders:
+            check_format(run)
             spools = RunFolder(run).spool("-").parent
             yield from ((run, spool) for spool in sorted(spools.glob("*")) if any(spool.iterdir()))

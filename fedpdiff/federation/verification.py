@@ -15,6 +15,7 @@ from fedpdiff.federation.certificates import check_received, check_stated
 from fedpdiff.federation.spool import Spool
 from fedpdiff.privacy.certificate_check import parse_certificate
 from fedpdiff.privacy.verify import CERTIFICATE, verify_release
+from fedpdiff.runfolder import check_format
 
 _RELEASE = ("release.npy", "labels.npy")
 
@@ -55,10 +56,12 @@ def verify_below(root: Path) -> list[Verdict]:
     Raises
     ------
     RunError
-        When there is no such folder, or neither a release nor an upload in it.
+        When there is no such folder, neither a release nor an upload in it, or a run of another format.
     """
     if not root.is_dir():
         raise RunError(f"{root} is no folder; give a release, client or run folder")
+    for run in (root, *root.absolute().parents[:3], *(path.parent for path in root.rglob("server"))):
+        check_format(run)
     files = [path for name in (CERTIFICATE, *_RELEASE, "shard-*.npz") for path in root.rglob(name)]
     folders = sorted({path.parent for path in files if not path.parent.name.startswith(".")})
     if not folders:

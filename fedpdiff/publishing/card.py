@@ -20,11 +20,11 @@ _CARD = """\
 # Global half of a two-stage image model, trained on noisy copies alone
 
 This is the *global denoiser* of PFDM (Patel et al., [arXiv 2504.00952](https://arxiv.org/abs/2504.00952)):
-parties that may not share their images each uploaded one noisy copy of every image, once, and this
-model was trained on those copies, with their class labels, and on nothing else. It makes the coarse structure of an
-image, from pure noise down to noise level {hand_off} of {steps}. The fine detail below that level comes from a
-*personal denoiser*, which every party trains on its own images and keeps. Without one, this model makes no
-finished images.
+parties that may not share their images each uploaded one noisy copy of every image, once, and this model
+was trained on those copies, with their class labels, and on nothing else. It makes the coarse structure of
+an image, from pure noise down to noise level {hand_off} of {steps}. The fine detail below that level comes
+from a *personal denoiser*, which every party trains on its own images and keeps. Without one, this model
+makes no finished images.
 
 ## Use
 
