@@ -62,6 +62,11 @@ class RunFolder:
         """Write settings and environment; drop progress and uploads of an earlier attempt."""
         self.root.mkdir(parents=True, exist_ok=True)
         check_format(self.root)
+        if any((self.root / "server" / "spool").glob("*/deleted.json")):
+            raise RunError(
+                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of it: choose '
+                "another folder"
+            )
         write_json(self.root / _FORMAT_FILE, {"format": FORMAT})
         # What attacks found in an earlier attempt is not true of this one.
         for left_over in (self.root / "server" / "spool", self.events, self.root / "attacks"):

@@ -21,10 +21,12 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 
 from fedpdiff.cli import main
+from fedpdiff.config import RunConfig
 from fedpdiff.deletions import Deletion
 from fedpdiff.errors import RunError
 from fedpdiff.evidence.artefacts import read_artefacts
 from fedpdiff.federation.spool import Spool
+from fedpdiff.runfolder import RunFolder
 
 Make = Callable[..., Path]
 
@@ -298,6 +300,13 @@ def test_what_cannot_be_emptied_is_named(
     refused("is damaged")
     superlink.path.unlink()
     assert main(arguments) == 0
+
+
+def test_no_other_run_is_written_over_the_record(run: Path, coordinator: Path) -> None:
+    main(["coordinator", "forget", "north", "--runs", str(run), "--dir", str(coordinator)])
+    with pytest.raises(RunError, match="whose uploads were deleted"):
+        RunFolder(run).prepare(RunConfig())
+    assert Deletion.read(run / "server/spool/north")
 
 
 def test_a_record_of_another_version_is_refused(run: Path, coordinator: Path) -> None:
