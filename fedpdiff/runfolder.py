@@ -64,8 +64,8 @@ class RunFolder:
         check_format(self.root)
         if any((self.root / "server" / "spool").glob("*/deleted.json")):
             raise RunError(
-                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of it: choose '
-                "another folder"
+                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of that: '
+                "choose another folder"
             )
         write_json(self.root / _FORMAT_FILE, {"format": FORMAT})
         # What attacks found in an earlier attempt is not true of this one.

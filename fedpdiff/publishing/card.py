@@ -70,8 +70,8 @@ bytes of the upload{deleted}.
 
 ## Limits
 
-That a copy was made as its certificate says rests on the code and the machine that made it. Whoever publishes
-this model has not seen the images behind it; it may show their biases and mistakes. {licence}
+That a copy was made as its certificate says rests on the code and the machine that made it. The model may
+show the biases and mistakes of the images behind it, which this card does not describe. {licence}
 """
 
 
