@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedpdiff.errors import RunError
-from fedpdiff.runfolder import write_json
+from fedpdiff.runfolder import check_format, write_json
 
 FORMAT_VERSION: Final = 1
 FILE_NAME = "results.json"
@@ -136,8 +136,9 @@ class Results(_Model):
         Raises
         ------
         RunError
-            When the file is missing (naming what is there) or not of this format.
+            When the file is missing (naming what is there), or file or folder are of another format.
         """
+        check_format(Path(run_dir))
         path = Path(run_dir) / FILE_NAME
         if not path.is_file():
             raise RunError(f"{run_dir} has no {FILE_NAME}, so {_what_is_there(Path(run_dir))}")

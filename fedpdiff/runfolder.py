@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fedpdiff.config import NodeConfig, RunConfig
+from fedpdiff.errors import RunError
 
+FORMAT = "fedpdiff-run/1"
+_FORMAT_FILE = "format.json"
 _PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
 
 
@@ -58,6 +61,13 @@ class RunFolder:
     def prepare(self, config: RunConfig) -> None:
         """Write settings and environment; drop progress and uploads of an earlier attempt."""
         self.root.mkdir(parents=True, exist_ok=True)
+        check_format(self.root)
+        if any((self.root / "server" / "spool").glob("*/deleted.json")):
+            raise RunError(
+                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of that: '
+                "choose another folder"
+            )
+        write_json(self.root / _FORMAT_FILE, {"format": FORMAT})
         # What attacks found in an earlier attempt is not true of this one.
         for left_over in (self.root / "server" / "spool", self.events, self.root / "attacks"):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -80,6 +90,7 @@ class ClientFolder:
         self.events = events
         self.agreement = root / "state" / "agreement"
         self.release = root / "state" / "release"
+        self.witness = root / "witness.json"
         self.personal = root / "state" / "personal"
         self.local = root / "state" / "local"
         self.samples = root / "samples"
@@ -102,6 +113,35 @@ class ClientFolder:
     def checkpoint(self, name: str) -> Path:
         """Return the checkpoint file of one training."""
         return self.root / "state" / f"{name}-checkpoint.safetensors"
+
+
+def check_format(root: Path) -> None:
+    """Refuse a run folder that another version of fedpdiff laid out otherwise.
+
+    Parameters
+    ----------
+    root
+        A run folder; one without ``format.json`` was made before it was marked, and is laid out as today's.
+
+    Raises
+    ------
+    RunError
+        Naming its format.
+    """
+    path = root / _FORMAT_FILE
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}); it says how the run folder is laid out"
+        ) from error
+    if found != FORMAT:
+        raise RunError(
+            f"{root} has the format {str(found)[:40]!r}, but this version reads {FORMAT!r}: use the version "
+            "of fedpdiff that made the run, or a newer one"
+        )
 
 
 def environment() -> dict[str, Any]:

@@ -27,17 +27,19 @@ MAY_IMPORT: dict[str, list[str]] = {
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
     "attack_results": ["errors", "runfolder"],
+    "deletions": ["errors", "runfolder"],
     "evaluation": [*FOUNDATION, "config", "metrics", "results"],
 }
 LIBRARY = list(MAY_IMPORT)
 MAY_IMPORT |= {
-    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "runfolder"],
+    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "deletions", "runfolder"],
     "federation": LIBRARY,
     "evidence": [*LIBRARY, "federation"],
+    "publishing": [*LIBRARY, "federation"],
     "records": ["errors", "federation"],
     "simulation": ["errors", "config", "events", "results", "runfolder", "report"],
     "deployment": [*FOUNDATION, "config", "data", "fingerprint", "privacy", "runfolder"],
-    "cli": [*LIBRARY, "deployment", "federation", "evidence", "report", "simulation"],
+    "cli": [*LIBRARY, "deployment", "federation", "evidence", "publishing", "report", "simulation"],
     "__init__": ["diffusion"],
     "__main__": ["cli"],
 }

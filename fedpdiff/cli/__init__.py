@@ -23,6 +23,7 @@ COMMANDS = (
     "audit",
     "attack",
     "report",
+    "publish",
     "coordinator",
     "site",
     "app",

@@ -11,9 +11,11 @@ from typing import Any
 
 from fedpdiff.config import NodeConfig
 from fedpdiff.deployment.addresses import check_address, check_port
+from fedpdiff.deployment.files import check_settings_format
 from fedpdiff.errors import ConfigError
 
 SETTINGS = "site.toml"
+FORMAT = "fedpdiff-site/1"
 
 _KEYS = {"connection": {"coordinator", "runtime-port"}, "code": {"code-fingerprint"}}
 _FINGERPRINT = re.compile(r"^([0-9a-f]{64})?$")
@@ -80,6 +82,7 @@ class Site:
         path = root / SETTINGS
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
+            check_settings_format(path, found.pop("format", FORMAT), FORMAT)
             _check_keys(found, path)
             connection, node, pin = found["connection"], found["node"], found["code"]["code-fingerprint"]
             port = int(connection["runtime-port"])

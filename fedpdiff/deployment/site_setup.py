@@ -26,6 +26,7 @@ from fedpdiff.privacy.policy import policy_template
 _SETTINGS = """\
 # This site's settings. Edit it, then run: fedpdiff doctor {root}
 # What may be asked of the images is decided in policy.toml, not here.
+format = "fedpdiff-site/1"
 
 [connection]
 coordinator = {coordinator}  # HOST:PORT of the coordinator's proxy
@@ -47,8 +48,12 @@ _OPEN = """
 data-path = {data}
 
 # What must outlive a crash: the noisy copy, the ledger of what was released, the personal model.
-# Back it up, and never restore an old ledger: see the deployment guide.
+# Back it up with fedpdiff ledger, and read docs/years.md before you restore anything.
 state-dir = {state}
+
+# Notices a ledger that was restored from an old backup. Best on another disk or machine than state-dir; never
+# copy it back from a backup. Without this line it is witness.json in state-dir.
+witness = {witness}
 
 # What may be asked of the images, and what may leave.
 policy = {policy}
@@ -145,6 +150,7 @@ class SiteSetup:
             "name": name,
             "data": self.data,
             "state": str(root / "state"),
+            "witness": str(root / "witness.json"),
             "policy": str(root / "policy.toml"),
         }
         if self.sealed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -145,7 +146,10 @@ class ClientTasks:
         return self._store(agreement.mechanism).get_or_make(request, private, noise)
 
     def _store(self, mechanism: Mechanism) -> ReleaseStore:
-        return ReleaseStore(self.folder.release, self._site_policy or self._simulated_policy(mechanism))
+        if self._site_policy is None:
+            return ReleaseStore(self.folder.release, self._simulated_policy(mechanism))
+        witness = Path(self.node.witness) if self.node.witness else self.folder.witness
+        return ReleaseStore(self.folder.release, self._site_policy, witness)
 
     def _simulated_policy(self, mechanism: Mechanism) -> Policy:
         """Return the limits of a simulated client: what its run asks for, once."""

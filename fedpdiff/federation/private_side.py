@@ -22,6 +22,7 @@ from fedpdiff.runfolder import write_json
 
 _CHECKPOINTS = 20  # of a training whose settings ask for none: a crash costs at most 5 % of it
 _OPTIONS = {"data-path": "--data", "policy": "--policy", "site-name": "--site"}
+_KNOWN = {*_OPTIONS, "witness"}
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -58,6 +59,7 @@ class PrivateSide:
         site: str | None = None,
         request: Path | None = None,
         listener: Listener | None = None,
+        witness: Path | None = None,
     ) -> PrivateSide:
         """Return the private side whose state lies in a folder; what is not given is as it was last time.
 
@@ -73,6 +75,7 @@ class PrivateSide:
             "data-path": str(data.absolute()) if data else None,
             "policy": str(policy.absolute()) if policy else None,
             "site-name": site,
+            "witness": str(witness.absolute()) if witness else None,
         }
         known = _read_known(state / "site.json") | {key: value for key, value in given.items() if value}
         missing = [option for key, option in _OPTIONS.items() if not known.get(key)]
@@ -143,6 +146,6 @@ def _read_known(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} cannot be read ({type(error).__name__}); delete it and give all options"
         ) from None
-    if not isinstance(known, dict) or set(known) - set(_OPTIONS):
+    if not isinstance(known, dict) or set(known) - _KNOWN:
         raise ConfigError(f"{path} is damaged; delete it and give all options again")
     return known

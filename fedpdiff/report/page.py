@@ -66,6 +66,7 @@ def render(run: RunFiles, figures: list[ReportFigure]) -> str:
         groups=wording.GROUPS,
         privacy=privacy_words(results, run.config),
         attacks=attack_words(run.attacks),
+        deleted=run.deleted,
         figures=[_inlined(figure) for figure in figures],
         settings=sorted(run.config.items()),
         environment=_flat(run.environment),

@@ -175,6 +175,11 @@ folder; <code>fedpdiff verify</code> checks them again.</p>
 {% else %}
 <p>This run has none, so its privacy statement rests on the settings alone.</p>
 {% endif %}
+{% if deleted %}<p>Deleted since, with certificate and models kept:</p>
+<ul>{% for d in deleted %}<li>{{ d.words }}</li>
+{% endfor %}</ul>
+<p>Models that were trained on a deleted upload keep its influence. What anyone can learn from them about an
+image in it is bounded by its certificate.</p>{% endif %}
 """
 
 _RUN = """
