@@ -23,7 +23,8 @@ cd "$HERE/empty" # Python imports from the working directory first: keep it empt
 """
 
 _SUPERLINK = """\
-exec "$FEDPDIFF_BIN/flower-superlink" \\
+# flower-superlink, which waits longer for locks of its database
+exec "$FEDPDIFF_BIN/python" -P -m server_app.superlink \\
   --host {bind} --port {port} \\
   --ssl-ca-certfile "$HERE/ca.crt" --ssl-certfile "$HERE/server.pem" --ssl-keyfile "$HERE/server.key" \\
   --enable-supernode-auth --database "$HERE/state/superlink.db" \\
