@@ -25,7 +25,8 @@ cd "$HERE/empty" # Python imports from the working directory first: keep it empt
 _SUPERLINK = """\
 # What is freed goes back to the system; otherwise glibc keeps it.
 export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576
-exec "$FEDPDIFF_BIN/flower-superlink" \\
+# flower-superlink, which waits longer for locks of its database
+exec "$FEDPDIFF_BIN/python" -P -m server_app.superlink \\
   --host {bind} --port {port} \\
   --ssl-ca-certfile "$HERE/ca.crt" --ssl-certfile "$HERE/server.pem" --ssl-keyfile "$HERE/server.key" \\
   --enable-supernode-auth --database "$HERE/state/superlink.db" \\
