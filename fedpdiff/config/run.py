@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import unicodedata
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
@@ -121,7 +122,10 @@ class RunConfig(Settings):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The class names in order; empty when the run takes the data's own."""
-        return tuple(name.strip() for name in self.classes.split(",")) if self.classes.strip() else ()
+        if not self.classes.strip():
+            return ()
+        # Composed, as data's names are: an accent may be typed as one character or as two.
+        return tuple(unicodedata.normalize("NFC", name.strip()) for name in self.classes.split(","))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
