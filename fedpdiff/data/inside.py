@@ -48,16 +48,20 @@ def check_files(root: Path, where: str) -> None:
                 special += 1
             elif _suffix(path) not in Image.registered_extensions():
                 _check_table(path, where)
-                archives |= {_suffix(path) or "no suffix"} if Extractor.infer_extractor_format(path) else set()
+                archives |= (
+                    {_suffix(path) or "no suffix"} if Extractor.infer_extractor_format(path) else set()
+                )
     except OSError as error:
         raise DataError(f"{where} cannot be read ({type(error).__name__})") from None
     if links:
         raise DataError(
-            f'{where} has {links} links that lead out of it or to a folder; put the files themselves there '
+            f"{where} has {links} links that lead out of it or to a folder; put the files themselves there "
             f'(find "{root}" -type l lists links)'
         )
     if archives:
-        raise DataError(f"{where} holds archives ({', '.join(sorted(archives))}); unpack them or take them out")
+        raise DataError(
+            f"{where} holds archives ({', '.join(sorted(archives))}); unpack them or take them out"
+        )
     if special:
         raise DataError(f"{where} holds {special} entries that are neither files nor folders; take them out")
 
@@ -99,8 +103,8 @@ def _check_table(path: str, where: str) -> None:
     size = os.path.getsize(path)
     if unpacked > max(_SMALL, _MOST_EXPANSION * size):
         raise DataError(
-            f"{where} holds a parquet file of {size / 1e6:.3g} MB that unpacks to {unpacked / 1e6:.3g} MB; at "
-            f"most {_MOST_EXPANSION} times its size is read"
+            f"{where} holds a parquet file of {size / 1e6:.3g} MB that unpacks to {unpacked / 1e6:.3g} MB; "
+            f"at most {_MOST_EXPANSION} times its size is read"
         )
 
 

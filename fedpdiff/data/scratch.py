@@ -26,7 +26,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def remove_left_over() -> None:
-    """Delete this user's folders that no living process holds: a lock ends with its process, however it ends."""
+    """Delete this user's folders that no living process holds: a lock ends with its process."""
     for path in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):  # in use, gone by now, another user's, or no folder
             descriptor = _open(path)

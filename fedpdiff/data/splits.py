@@ -75,8 +75,8 @@ def split_site(source: Source, test_fraction: float) -> tuple[datasets.Dataset, 
     count = round(test_fraction * len(labels))
     if count >= len(labels):
         raise DataError(
-            f"of this site's {len(labels)} images, test-fraction = {test_fraction} holds out all; lower it or "
-            "give more images"
+            f"of this site's {len(labels)} images, test-fraction = {test_fraction} holds out all; lower it "
+            "or give more images"
         )
     test, train = stratified(labels, np.arange(len(labels)), count, numpy_generator(0, "site"))
     return source.train.select(train), source.train.select(test)
