@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ def _partition(config: RunConfig) -> list[str]:
         )
     try:
         config.partitioner_keywords  # noqa: B018
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(
             f'partitioner-settings = "{config.partitioner_settings}": must be TOML key = value pairs '
             f"separated by commas, such as 'alpha = 0.5, self_balancing = true' ({error})"

@@ -12,7 +12,7 @@ from fedpdiff.config.checks import impossible_combinations
 from fedpdiff.config.settings import Settings, Value, setting, show, unknown_key
 from fedpdiff.errors import ConfigError
 
-_ABSOLUTE = r"^(/.*)?$"
+_ABSOLUTE = r"^(/[^\x00-\x1f\x7f]*)?$"
 _PARTITIONERS = "iid|dirichlet|pathological|shard|natural-id|majority-minority"
 _COUNT = "a whole number of at least 1"
 _SECONDS = "a whole number of seconds, at least 1"
@@ -143,10 +143,13 @@ class RunConfig(Settings):
 
         Raises
         ------
-        tomllib.TOMLDecodeError
+        ValueError
             Never on a checked configuration.
         """
-        return tomllib.loads(f"settings = {{{self.partitioner_settings}}}")["settings"]
+        found = tomllib.loads(f"settings = {{{self.partitioner_settings}}}")
+        if list(found) != ["settings"]:  # a brace closed early, and something else began
+            raise ValueError("unbalanced braces")
+        return found["settings"]
 
 
 def parse_assignment(assignment: str) -> tuple[str, Value]:

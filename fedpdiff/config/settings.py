@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedpdiff.errors import ConfigError
 
 Value = bool | int | float | str
+_LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
 def setting(default: Any, allowed: str, **constraints: Any) -> Any:
@@ -20,11 +21,12 @@ def setting(default: Any, allowed: str, **constraints: Any) -> Any:
 
 
 def show(value: object) -> str:
-    """Write a value as TOML does."""
+    """Write a value as TOML does, cut where it is long."""
     try:
-        return json.dumps(value, ensure_ascii=False)
-    except TypeError:
-        return repr(value)
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
 
 
 class Settings(BaseModel):

@@ -64,13 +64,17 @@ class Coordinator:
         """
         try:
             found = tomllib.loads((root / SETTINGS).read_text(encoding="utf-8"))
-            return cls(str(found["host"]), int(found["port"]), int(found["superlink-port"]))
+            return cls(
+                str(found["host"]),
+                check_port(found["port"], "port"),
+                check_port(found["superlink-port"], "superlink-port"),
+            )
         except OSError:
             raise ConfigError(
                 f"{root} is not a coordinator's folder (no {SETTINGS}); fedpdiff coordinator init DIR "
                 "--host NAME makes one"
             ) from None
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"{root / SETTINGS} is damaged ({error}); it must have host, port and superlink-port"
             ) from None

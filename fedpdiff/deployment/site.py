@@ -97,7 +97,7 @@ class Site:
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
             connection, node = found["connection"], found["node"]
-            return cls(root, str(connection["coordinator"]), int(connection["runtime-port"]), dict(node))
+            return cls(root, str(connection["coordinator"]), connection["runtime-port"], dict(node))
         except OSError:
             raise ConfigError(
                 f"{root} is not a site's folder (no {SETTINGS}); fedpdiff site init DIR --coordinator "
@@ -107,7 +107,7 @@ class Site:
             raise ConfigError(
                 f"{path} has no {error}; compare with a new one from fedpdiff site init"
             ) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
 
     def node_config(self) -> str:
