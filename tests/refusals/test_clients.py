@@ -22,6 +22,8 @@ from fedpdiff.results import Refusal, Results
 from tests.apps.conftest import SMALL, FakeGrid, stand_in
 from tests.refusals import spoiled as bad
 
+pytestmark = pytest.mark.slow
+
 NAN, INF = float("nan"), float("inf")
 HONEST = 2
 FIRST = slice(1)
