@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from fedpdiff.config.settings import show
+
 if TYPE_CHECKING:
     from fedpdiff.config.run import RunConfig
 
@@ -50,7 +52,9 @@ def _data(config: RunConfig) -> list[str]:
         name or "(empty)" for name, times in Counter(config.class_names).items() if times > 1 or not name
     ]
     if repeated:
-        problems.append(f'classes = "{config.classes}": empty or repeated names: {", ".join(repeated)}')
+        problems.append(
+            f"classes = {show(config.classes)}: empty or repeated names: {', '.join(repeated)[:200]}"
+        )
     return problems
 
 
@@ -65,7 +69,7 @@ def _partition(config: RunConfig) -> list[str]:
         config.partitioner_keywords  # noqa: B018
     except (ValueError, RecursionError) as error:
         problems.append(
-            f'partitioner-settings = "{config.partitioner_settings}": must be TOML key = value pairs '
+            f"partitioner-settings = {show(config.partitioner_settings)}: must be TOML key = value pairs "
             f"separated by commas, such as 'alpha = 0.5, self_balancing = true' ({error})"
         )
     return problems

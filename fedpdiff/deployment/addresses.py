@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from fedpdiff.config.settings import show
 from fedpdiff.errors import ConfigError
 
 _HOST = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*$")
@@ -25,7 +26,7 @@ def check_host(host: str, option: str) -> str:
         if _HOST.fullmatch(host):
             return host
     raise ConfigError(
-        f'{option} "{host}" must be a host name or an IPv4 address that sites can reach, such as '
+        f"{option} {show(host)} must be a host name or an IPv4 address that sites can reach, such as "
         "pfdm.example.org"
     )
 
@@ -53,7 +54,7 @@ def check_address(address: str, option: str) -> tuple[str, int]:
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or len(port) > 5:
-        raise ConfigError(f'{option} "{address}" must be HOST:PORT, such as pfdm.example.org:8443')
+        raise ConfigError(f"{option} {show(address)} must be HOST:PORT, such as pfdm.example.org:8443")
     return check_host(host, option), check_port(int(port), option)
 
 
