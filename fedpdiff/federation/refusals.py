@@ -12,7 +12,8 @@ from fedpdiff.federation.protocol import Refusal
 _LONGEST = 4000
 _DECLINED = "the site declined; its own log says why"
 # An absolute path, or one in the home folder; not the "/" of a fraction, of "fedpdiff/1" or of "and/or".
-_PATH = re.compile(r"(?<![\w/<])~?/[^\s\"'<>|;,()\[\]]+")
+_NAMES = r"/[^\s\"'<>|;,()\[\]]+"
+_PATH = re.compile(rf"(?<![\w/<])(?:~\w*)?{_NAMES}")
 
 
 def refusal(error: Exception, node: Mapping[str, Any], simulated: bool, working: bool) -> Refusal:
@@ -48,5 +49,5 @@ def _without_paths(text: str, node: Mapping[str, Any]) -> str:
     """Return text with the site's own paths replaced by the settings that name them, and others left out."""
     own = {value: key for key, value in node.items() if isinstance(value, str) and value.startswith("/")}
     for path in sorted(own, key=len, reverse=True):  # a path may hold blanks, and lie within another one
-        text = text.replace(path, f"<{own[path]}>")
+        text = re.sub(rf"{re.escape(path)}(?:{_NAMES})?", f"<{own[path]}>", text)
     return _PATH.sub("<path>", text)

@@ -76,7 +76,7 @@ def test_run_settings(changed: dict[str, Any]) -> None:
     check(RunConfig, RunConfig().flat() | changed)
 
 
-@cases(1000)
+@cases(1500)
 @given(changed=changes(NodeConfig), base=st.sampled_from([NODE, {"partition-id": 0, "num-partitions": 2}]))
 def test_node_settings(changed: dict[str, Any], base: dict[str, Any]) -> None:
     check(NodeConfig, base | changed)

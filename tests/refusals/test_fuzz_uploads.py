@@ -237,7 +237,7 @@ SHARD: list[Callable[[RecordDict], st.SearchStrategy[None]]] = [
 ]  # fmt: skip
 
 
-@cases(4000)
+@cases(2500)
 @given(choices=st.data())
 def test_what_is_accepted_is_the_honest_upload(honest: Honest, choices: st.DataObject) -> None:
     release, shard = copy.deepcopy(honest.release), copy.deepcopy(honest.shard)

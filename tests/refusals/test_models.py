@@ -183,7 +183,7 @@ def archive(path: Path, data: bytes, squeeze: bool = False, parts: int = 1) -> N
 
 
 ARCHIVES: list[tuple[str, Spoil, str]] = [
-    ("a bomb", lambda path: archive(path, header("|u1", (2**28,), bytes(2**28)), squeeze=True), "compressed"),
+    ("a bomb", lambda path: archive(path, header("|u1", (2**24,), bytes(2**24)), squeeze=True), "compressed"),
     ("a thousand arrays", lambda path: archive(path, header("|u1", (1,), b"1"), parts=1000), "more than 100"),
     ("an array of nothing", lambda path: archive(path, header("|u1", (2**50,))), "is damaged"),
     ("a pickle", lambda path: archive(path, header("|O", (1,), pickle.dumps(Executed(TRACE)))), "is damaged"),
