@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 # The stand-ins for a running Flower task, and the connection that calls the ClientApp itself.
-from tests.apps.conftest import fake_grid, no_report, quick, settings, simulated_nodes  # noqa: F401
+from tests.apps.conftest import (  # noqa: F401
+    fake_grid,
+    no_report,
+    quick,
+    settings,
+    simulated_nodes,
+    site_folder,
+    site_policy,
+)
 from tests.refusals.folders import encoded, picture, write
 
 
