@@ -10,9 +10,11 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
-from fedpdiff.federation.protocol import Instruction, Refusal
+from fedpdiff.errors import FedpdiffError, MessageError
+from fedpdiff.federation.protocol import Instruction
+from fedpdiff.federation.refusals import refusal
 from fedpdiff.fingerprint import code_fingerprint
+from fedpdiff.plain import plain_line
 from fedpdiff.records import pack_refusal, unpack
 
 log = logging.getLogger("flwr")
@@ -33,7 +35,7 @@ def answer(
 
     A refusal never carries more than a real site may tell: errors about data stay in the site's own log.
     """
-    simulated = False  # until the node settings say so
+    simulated = working = False  # until the node settings say so, and all settings are read
     try:
         node = NodeConfig.parse(context.node_config)
         simulated = node.simulated
@@ -41,15 +43,15 @@ def answer(
         _check_code(instruction)
         config = RunConfig.parse(context.run_config)
         tasks = _tasks(config, node, context.run_id)
+        working = True
         return Message(content=task(tasks, instruction, values), reply_to=message)
     except FedpdiffError as error:
-        log.error("%s", error)
-        refusal = _refusal(error, simulated)
+        log.error("%s", plain_line(str(error)))
+        declined = refusal(error, context.node_config, simulated, working)
     except Exception as error:
         log.exception("unexpected error")
-        detail = f": {error}" if simulated else "; this site's log says more"
-        refusal = Refusal(kind="UnexpectedError", message=f"{type(error).__name__}{detail}"[:4000])
-    return Message(content=pack_refusal(refusal), reply_to=message)
+        declined = refusal(error, context.node_config, simulated, working)
+    return Message(content=pack_refusal(declined), reply_to=message)
 
 
 def _tasks(config: RunConfig, node: NodeConfig, run_id: int) -> Tasks:
@@ -71,9 +73,3 @@ def _check_code(instruction: Instruction) -> None:
             f"{instruction.fingerprint[:12]}); install the same version, and start the SuperLink from an "
             "empty folder: its workers import from there first"
         )
-
-
-def _refusal(error: FedpdiffError, simulated: bool) -> Refusal:
-    if not simulated and not isinstance(error, ConfigError | MessageError | PrivacyError):
-        return Refusal(kind=type(error).__name__, message="the site declined; its own log says why")
-    return Refusal(kind=type(error).__name__, message=str(error)[:4000])

@@ -63,6 +63,34 @@ class Refusal(_Model):
     reason: str
 
 
+class ParticipantList(_Model):
+    """``participants.json``: who takes part and who was left out, kept up to date while a run goes on."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    participants: list[str] = []
+    refused: list[Refusal] = []
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> ParticipantList:
+        """Read the list; without the file, because the run failed before anybody came, it is empty.
+
+        Raises
+        ------
+        RunError
+            When the file is damaged.
+        """
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_text("utf-8"))
+        except ValueError:
+            raise RunError(f"{path} is damaged; delete it to report without it") from None
+
+
 class CertificateSummary(_Model):
     """What one pooled upload is certified to guarantee; ``None`` where there is no certificate.
 

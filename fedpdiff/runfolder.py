@@ -38,6 +38,7 @@ class RunFolder:
         self.features = root / "server" / "features"
         self.privacy = root / "privacy.json"
         self.error = root / "error.txt"
+        self.participants = root / "participants.json"
 
     @classmethod
     def of(cls, config: RunConfig, run_id: int) -> RunFolder:
@@ -72,7 +73,7 @@ class RunFolder:
         for left_over in (self.root / "server" / "spool", self.events, self.root / "attacks"):
             shutil.rmtree(left_over, ignore_errors=True)
         self.error.unlink(missing_ok=True)
-        for left_over in (self.privacy, self.root / "attacks.json"):
+        for left_over in (self.privacy, self.participants, self.root / "attacks.json"):
             left_over.unlink(missing_ok=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import FedpdiffError
 from fedpdiff.federation.server import ServerTasks
-from fedpdiff.report.page import write_report
+from fedpdiff.report.page import write_failure, write_report
 from fedpdiff.report.table import results_table
 from fedpdiff.runfolder import RunFolder
 from server_app.bounds import Bounds
@@ -37,6 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         results = build_results(strategy, tasks, bounds)
     except FedpdiffError as error:
         folder.error.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+        write_failure(folder.root)
         raise
     results.write(folder.root)
     (folder.root / "results.md").write_text(results_table(results), encoding="utf-8")

@@ -10,6 +10,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedpdiff.errors import RunError
+from fedpdiff.plain import plain_line
 
 POLL_SECONDS = 0.2
 _DEAD_WORKER = 0
@@ -93,7 +94,7 @@ class Exchange:
     def _failed(self, node: int, code: int, reason: str) -> None:
         if code == _DEAD_WORKER:
             raise RunError(
-                f"a simulation worker died ({reason.strip()[:300] or 'no reason given'}); most often the "
+                f"a simulation worker died ({plain_line(reason, 300) or 'no reason given'}); most often the "
                 "machine or the GPU is out of memory: lower batch-size, or run fewer clients at a time"
             )
         self._leave_out(node, f"the client failed (Flower code {code}): {reason.strip()[-300:]}")

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedpdiff.errors import FedpdiffError, MessageError, RunError
 from fedpdiff.federation.protocol import PhaseReport, ReleaseManifest
 from fedpdiff.federation.scores import Scores, from_metrics
 from fedpdiff.federation.spool import Spool
-from fedpdiff.results import Refusal
-
-_LONGEST_REASON = 1000  # a reason may hold what a stranger sent
+from fedpdiff.plain import plain_line
+from fedpdiff.results import ParticipantList, Refusal
 
 log = logging.getLogger("flwr")
 
@@ -47,12 +47,14 @@ class Site:
 
 
 class Participants:
-    """The sites of one run.
+    """The sites of one run; who they are is kept in a file, however the run ends.
 
     Parameters
     ----------
     least
         How many sites a run needs.
+    file
+        Where the list of participants is kept.
 
     Attributes
     ----------
@@ -64,11 +66,17 @@ class Participants:
         The phase that the run is in.
     """
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, file: Path) -> None:
         self.sites: dict[int, Site] = {}
         self.refused: list[Refusal] = []
         self.phase = ""
         self._least = least
+        self._file = file
+        self._keep()
+
+    def _keep(self) -> None:
+        names = sorted(site.name for site in self.sites.values())
+        ParticipantList(participants=names, refused=self.refused).write(self._file)
 
     @property
     def simulated(self) -> bool:
@@ -86,15 +94,18 @@ class Participants:
         if any(other.name == site.name for other in self.sites.values()):
             raise MessageError(f"another client already takes part as {site.name!r}")
         self.sites[node] = site
+        self._keep()
 
     def leave_out(self, node: int, reason: str) -> None:
         """Go on without a node; an upload that is not yet accepted as a whole is deleted."""
         site = self.sites.pop(node, None)
-        name, reason = site.name if site else f"node {node}", reason[:_LONGEST_REASON]
+        # A reason may hold what a stranger sent.
+        name, reason = site.name if site else f"node {node}", plain_line(reason) or "no reason given"
         if site and not site.spool.complete:
             site.spool.discard()
         log.warning("%s is left out of %s: %s", name, self.phase, reason)
         self.refused.append(Refusal(site=name, phase=self.phase, reason=reason))
+        self._keep()
 
     @contextmanager
     def judging(self, node: int) -> Iterator[None]:
@@ -103,6 +114,11 @@ class Participants:
             yield
         except (FedpdiffError, OSError) as error:
             self.leave_out(node, str(error))
+        except Exception as error:  # what one node sends never ends the run of the others
+            log.exception("what node %s sent could not be judged", node)
+            self.leave_out(
+                node, f"what it sent could not be judged ({type(error).__name__}); the log says more"
+            )
 
     def require_enough(self) -> None:
         """Check that the run can go on.

@@ -62,7 +62,7 @@ class PFDM(Strategy):
     def __init__(self, config: RunConfig, tasks: ServerTasks) -> None:
         self.config = config
         self.tasks = tasks
-        self.participants = Participants(config.min_clients)
+        self.participants = Participants(config.min_clients, tasks.folder.participants)
         self.features: FeatureNetwork | None = None
         self.cautions: list[Caution] = []
         self.seconds: dict[str, float] = {}

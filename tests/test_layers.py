@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-FOUNDATION = ["errors", "rng", "types", "schedule"]
+FOUNDATION = ["errors", "plain", "rng", "types", "schedule"]
 # Each part of the library, from the bottom up, with the parts it may import.
 MAY_IMPORT: dict[str, list[str]] = {
     "errors": [],
+    "plain": [],
     "rng": [],
     "types": ["errors"],
     "schedule": ["errors"],

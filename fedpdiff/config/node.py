@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from fedpdiff.config.settings import Settings, setting
 
-_ABSOLUTE = r"^(/.*)?$"
+_ABSOLUTE = r"^(/[^\x00-\x1f\x7f]*)?$"  # control characters in a path are a mistake, or somebody's trick
 
 
 class NodeConfig(Settings):

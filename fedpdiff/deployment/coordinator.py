@@ -75,13 +75,18 @@ class Coordinator:
             days = float(found.get("keep-uploads-days", cls.keep_uploads_days))
             if not days >= 0:
                 raise ValueError(f"keep-uploads-days = {days:g} must be at least 0")
-            return cls(str(found["host"]), int(found["port"]), int(found["superlink-port"]), days)
+            return cls(
+                str(found["host"]),
+                check_port(found["port"], "port"),
+                check_port(found["superlink-port"], "superlink-port"),
+                days,
+            )
         except OSError:
             raise ConfigError(
                 f"{root} is not a coordinator's folder (no {SETTINGS}); fedpdiff coordinator init DIR "
                 "--host NAME makes one"
             ) from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"{root / SETTINGS} is damaged ({error}); it must have host, port and superlink-port"
             ) from None

@@ -85,8 +85,7 @@ class Site:
             check_settings_format(path, found.pop("format", FORMAT), FORMAT)
             _check_keys(found, path)
             connection, node, pin = found["connection"], found["node"], found["code"]["code-fingerprint"]
-            port = int(connection["runtime-port"])
-            return cls(root, str(connection["coordinator"]), port, dict(node), str(pin))
+            return cls(root, str(connection["coordinator"]), connection["runtime-port"], dict(node), str(pin))
         except OSError:
             raise ConfigError(
                 f"{root} is not a site's folder (no {SETTINGS}); fedpdiff site init DIR --coordinator "
@@ -96,7 +95,7 @@ class Site:
             raise ConfigError(
                 f"{path} has no {error}; compare with a new one from fedpdiff site init"
             ) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
 
     def node_config(self) -> str:

@@ -49,7 +49,10 @@ class Agreement:
             mechanism = Mechanism.model_validate_json((folder / "mechanism.json").read_text("utf-8"))
             return cls(mechanism, np.load(folder / "centre.npy", allow_pickle=False))
         except (OSError, ValueError) as error:
-            raise MessageError(f"no release was agreed on before this request ({error})") from error
+            # Not the error's own words: this may be told to the server, and they hold a path.
+            raise MessageError(
+                f"no release was agreed on before this request ({type(error).__name__})"
+            ) from error
 
     def request(self, config: RunConfig) -> ReleaseRequest:
         """Return what is asked of a client's images; what the mechanism leaves open is in the settings."""

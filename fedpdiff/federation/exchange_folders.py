@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 REQUEST = "request.json"
 _RELEASE = ("release.npy", "labels.npy", "certificate.json", "manifest.json")
+_MOST_ARRAYS = 100  # of a feature network, which has about twenty
 _ADVICE = "on the private side, run fedpdiff release"
 
 
@@ -155,9 +157,24 @@ def read_inbox(inbox: Path) -> Arrays:
     half = network_arrays(Denoiser.from_pretrained(inbox / "global").network)
     arrays = {f"global/{name}": array for name, array in half.items()}
     if (inbox / "features.npz").exists():
-        try:
-            with np.load(inbox / "features.npz", allow_pickle=False) as file:
-                arrays |= {f"features/{name}": file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{inbox / 'features.npz'} is damaged ({type(error).__name__})") from error
+        features = _read_features(inbox / "features.npz")
+        arrays |= {f"features/{name}": array for name, array in features.items()}
     return arrays
+
+
+def _read_features(path: Path) -> Arrays:
+    """Read the feature network; :func:`fill_inbox` does not compress it, so nothing may unpack to more."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+        if len(parts) > _MOST_ARRAYS or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise DataError(f"{path} is compressed or has more than {_MOST_ARRAYS} arrays, so it is not read")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except DataError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise DataError(
+            f"{path} is damaged ({type(error).__name__}); delete it: the coordinator's next run sends it "
+            "again"
+        ) from None

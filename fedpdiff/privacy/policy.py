@@ -88,7 +88,7 @@ class Policy(Settings):
                 f'policy = "{path}" cannot be read ({type(error).__name__}); fedpdiff policy --images N '
                 "prints one to begin with"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f'policy = "{path}" is not TOML: {error}') from None
         try:
             return cls.parse(found)

@@ -51,8 +51,8 @@ class RunFiles:
         return cls(
             folder=folder,
             results=Results.read(folder),
-            config=_read_object(folder / "config.json"),
-            environment=_read_object(folder / "environment.json"),
+            config=read_object(folder / "config.json"),
+            environment=read_object(folder / "environment.json"),
             events=read_events(folder / "events"),
             attacks=AttackResults.read(folder),
             deleted=deletions(folder),
@@ -73,7 +73,8 @@ class RunFiles:
         return {int(label): images[labels == label] for label in np.unique(labels)}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object; empty when there is no such file."""
     if not path.is_file():
         return {}
     try:

@@ -82,6 +82,10 @@ class AtOnce(Executor):
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch)
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for a running Flower task, read images once, train the feature network for a moment only."""
     monkeypatch.setattr(pfdm, "ThreadPoolExecutor", AtOnce)
     for (module, name), load in LOADERS.items():
@@ -89,7 +93,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, RUN)
     monkeypatch.setattr(feature_training, "STEPS", 3)
-    monkeypatch.setattr(server, "FEATURE_CACHE", tmp_path / "features")
+    monkeypatch.setattr(server, "FEATURE_CACHE", folder / "features")
 
 
 @pytest.fixture
