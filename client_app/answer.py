@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
+from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError, is_full
 from fedpdiff.federation.client import ClientTasks
 from fedpdiff.federation.protocol import Instruction, Refusal
 from fedpdiff.federation.sealed import SealedTasks
@@ -44,9 +44,10 @@ def answer(
         log.error("%s", error)
         refusal = _refusal(error, simulated)
     except Exception as error:
-        log.exception("unexpected error")
+        log.exception("the disk is full: make room" if is_full(error) else "unexpected error")
         detail = f": {error}" if simulated else "; this site's log says more"
-        refusal = Refusal(kind="UnexpectedError", message=f"{type(error).__name__}{detail}"[:4000])
+        what = "its disk is full" if is_full(error) else type(error).__name__
+        refusal = Refusal(kind="UnexpectedError", message=f"{what}{detail}"[:4000])
     return Message(content=pack_refusal(refusal), reply_to=message)
 
 

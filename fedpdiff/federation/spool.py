@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fedpdiff.federation.protocol import Mechanism, ReleaseManifest, ShardManife
 from fedpdiff.privacy.arrival import check_noise_level
 from fedpdiff.privacy.certificate_digests import upload_digest
 from fedpdiff.privacy.wire import decode, encoded_size, unpack
-from fedpdiff.runfolder import write_json
+from fedpdiff.runfolder import write_json, write_text
 
 SHARD_BYTES = 16 * 2**20
 MANIFEST, CERTIFICATE = "manifest.json", "certificate.json"
@@ -88,24 +89,61 @@ class Spool:
     ----------
     bytes
         Payload accepted so far.
-    complete
-        Whether all of it is there and was accepted as a whole.
+    kept
+        Shards that an earlier attempt had accepted.
+    sha256
+        Of the upload, as a certificate states it; empty until it is accepted as a whole.
     """
 
     def __init__(self, folder: Path, manifest: ReleaseManifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.bytes = 0
-        self.complete = False
+        self.kept = 0
+        self.sha256 = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there and was accepted as a whole."""
+        return bool(self.sha256)
+
+    def resume(self) -> None:
+        """Make the folder; shards that an earlier attempt accepted of the very same release are kept.
+
+        The same release has the same description and certificate, whatever version of the code sends it.
+        """
+        if not self._is_of_this_release():
+            self.create()
+            return
+        there = set(range(self.manifest.shards)) - set(self.missing())
+        self.kept = len(there)
+        self.bytes = sum(self._shard_bytes(shard) for shard in there)
+        self._describe()
 
     def create(self) -> None:
         """Make the folder, without shards; what an earlier attempt left is deleted."""
         self.discard()
+        self.kept = self.bytes = 0
+        self._describe()
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards that are not there."""
+        return [shard for shard in range(self.manifest.shards) if not self._path(shard).is_file()]
+
+    def _is_of_this_release(self) -> bool:
+        try:
+            earlier = Spool.open(self.folder).manifest
+        except (OSError, ValueError):
+            return False
+        return earlier == self.manifest.model_copy(update={"fingerprint": earlier.fingerprint})
+
+    def _describe(self) -> None:
+        """Write manifest and certificate."""
         stated = self.manifest.model_dump(exclude_none=True)
         certificate = stated.pop("certificate")
         write_json(self.folder / MANIFEST, stated)
         if certificate:
-            (self.folder / CERTIFICATE).write_text(certificate, "utf-8")
+            write_text(self.folder / CERTIFICATE, certificate)
 
     @classmethod
     def open(cls, folder: Path) -> Spool:
@@ -157,20 +195,27 @@ class Spool:
         Raises
         ------
         MessageError
-            When labels and declared counts disagree, or the bytes are not those of the certificate.
+            When a shard cannot be read, labels and declared counts disagree, or the bytes are not those of
+            the certificate.
         PrivacyError
             When all shards together carry less noise than declared.
         """
-        values, labels = self.read()
+        try:
+            values, labels = self.read()
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise MessageError(
+                f"{self.manifest.site}: a shard on the disk is damaged ({type(error).__name__})"
+            ) from error
         counts = torch.bincount(labels, minlength=len(self.manifest.class_counts)).tolist()
         if counts != self.manifest.class_counts:
             raise MessageError(
                 f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent "
                 f"{counts}"
             )
-        check_received(self.manifest, self.digest())
+        sha256 = self.digest()
+        check_received(self.manifest, sha256)
         check_noise_level(values.numpy(), self.manifest.alpha_bar, self.manifest.wire_bits)
-        self.complete = True
+        self.sha256 = sha256
 
     def digest(self) -> str:
         """Return the SHA-256 of the upload as a certificate states it, however it came in shards."""
@@ -198,14 +243,22 @@ class Spool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _expected_rows(self, shard: ShardManifest) -> int:
-        first = shard.shard * self.manifest.rows_per_shard
-        rows = min(self.manifest.rows_per_shard, self.manifest.images - first)
+        rows = self._rows(shard.shard)
         if shard.site != self.manifest.site or shard.rows != rows:
             raise MessageError(
                 f"{self.manifest.site}, shard {shard.shard}: declares site {shard.site!r} and {shard.rows} "
                 f"rows, but {rows} rows of {self.manifest.site!r} were expected"
             )
         return rows
+
+    def _shard_bytes(self, shard: int) -> int:
+        """Return the payload of a shard: codes, and labels of 8 bytes."""
+        rows, pixels = self._rows(shard), int(np.prod(self.manifest.image_shape))
+        return encoded_size(rows * pixels, self.manifest.wire_bits) + 8 * rows
+
+    def _rows(self, shard: int) -> int:
+        first = shard * self.manifest.rows_per_shard
+        return min(self.manifest.rows_per_shard, self.manifest.images - first)
 
     def _decode(self, codes: np.ndarray, rows: int) -> np.ndarray:
         return decode(codes, self.manifest.wire_bits, (rows, *self.manifest.image_shape))
@@ -217,4 +270,6 @@ class Spool:
         temporary = self.folder / f"shard-{shard:04d}.tmp"
         with temporary.open("wb") as file:
             np.savez(file, codes=codes, labels=labels)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self._path(shard))
