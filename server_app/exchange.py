@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -102,7 +104,7 @@ class Exchange:
         return requests
 
     def collect(
-        self, requests: Requests, newcomer: Newcomer | None = None
+        self, requests: Requests, newcomer: Newcomer | None = None, beside: Future[Any] | None = None
     ) -> Iterator[tuple[int, RecordDict]]:
         """Yield (node id, content) as replies come, one in memory at a time, until none is open.
 
@@ -112,6 +114,8 @@ class Exchange:
             Open requests; more may be asked while replies are handed out.
         newcomer
             Called with every node that has connected since :meth:`wait_for_nodes`, once.
+        beside
+            Work of the server's own; when it fails, its error is raised here.
 
         Raises
         ------
@@ -120,6 +124,8 @@ class Exchange:
         """
         while requests:
             self._meet(newcomer)
+            if beside is not None and beside.done():
+                beside.result()
             heard = False
             for request in list(requests.values()):
                 for content in self._replies(request, requests):

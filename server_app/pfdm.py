@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -117,21 +118,32 @@ class PFDM(Strategy):
             self._caution(max(site.manifest.images for site in self.participants.sites.values()))
             spools = [site.spool for site in self.participants.sites.values()]
             self._pool = self.tasks.pool(spools, self.participants.declined)
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=1) as pool, self._stopping():
             with self._phase("training"):
                 messages = self.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
                 requests = exchange.ask_all(messages, seconds)
-                half = self._train_global()
+                # In a thread, so that sites that fail meanwhile are asked again meanwhile.
+                training = pool.submit(self._train_global)
                 own_work = pool.submit(beside) if beside else None
-                self._collect_reports(exchange, requests, with_scores=False)
+                self._collect_reports(exchange, requests, False, training)
+                half = training.result()
             arrays = array_record(network_arrays(half.network))
             with self._phase("sampling"):
                 messages = self.configure_evaluate(1, arrays, ConfigRecord(), grid)
                 # A real site sends scores only if its own policy lets them leave.
-                self._collect_reports(exchange, exchange.ask_all(messages, seconds), with_scores=True)
+                self._collect_reports(exchange, exchange.ask_all(messages, seconds), True, own_work)
                 if own_work is not None:
                     own_work.result()
         return Result(arrays=arrays)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Stop the global training when the run fails, instead of waiting for its end."""
+        try:
+            yield
+        except BaseException:
+            self.tasks.stop()
+            raise
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -150,8 +162,11 @@ class PFDM(Strategy):
         self.features = self.tasks.feature_network(self.participants.simulated)
         return self.tasks.train_global(self._pool)
 
-    def _collect_reports(self, exchange: Exchange, requests: Requests, with_scores: bool) -> None:
-        for node, reply in exchange.collect(requests, self._too_late):
+    def _collect_reports(
+        self, exchange: Exchange, requests: Requests, with_scores: bool, beside: Future[Any] | None
+    ) -> None:
+        """Collect the reports on a phase; ends at once when the server's own work beside it fails."""
+        for node, reply in exchange.collect(requests, self._too_late, beside):
             with self.participants.judging(node):
                 report, _, metrics = unpack(reply, PhaseReport, metrics=with_scores)
                 self.participants.sites[node].report(report, metrics)

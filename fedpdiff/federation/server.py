@@ -18,7 +18,7 @@ from fedpdiff.data.client import class_groups
 from fedpdiff.data.public import load_all_private, load_public, load_test
 from fedpdiff.data.source import class_names
 from fedpdiff.diffusion.denoiser import Denoiser
-from fedpdiff.errors import FedpdiffError, MessageError
+from fedpdiff.errors import FedpdiffError, MessageError, RunError
 from fedpdiff.evaluation import difference_spread, evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, propose
@@ -56,7 +56,12 @@ class ServerTasks:
         self.config = config
         self.folder = folder
         self.events = EventLog(folder.events, "server")
+        self._stopped = False
         use_threads(config.threads)
+
+    def stop(self) -> None:
+        """End a global training that goes on in another thread, at its next progress report."""
+        self._stopped = True
 
     @cached_property
     def public(self) -> LabelledImages:
@@ -163,8 +168,14 @@ class ServerTasks:
             trainer.config = with_checkpoints(self.config, self.config.global_steps)
         values, labels = zip(*(spool.read() for spool in spools), strict=True)
         with self.events.phase("global training", self.config.global_steps) as progress:
+
+            def report(done: int, total: int, loss: float | None = None) -> None:
+                progress(done, total, loss)
+                if self._stopped:
+                    raise RunError(f"global training was stopped after step {done} of {total}")
+
             half = trainer.global_half(
-                torch.cat(values), torch.cat(labels), progress, self.folder.global_checkpoint
+                torch.cat(values), torch.cat(labels), report, self.folder.global_checkpoint
             )
         half.save_pretrained(self.folder.global_half)
         return half

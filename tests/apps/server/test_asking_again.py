@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,17 @@ def test_a_late_reply_to_the_first_message_counts(sites: Any, clock: Clock) -> N
     assert [node for node, _ in asking.collect(open_requests)] == nodes
     assert len(slow) == 2
     assert 300 < clock.now < 600
+
+
+def test_what_fails_beside_the_collection_ends_it(sites: Any) -> None:
+    """The server's own training in another thread: nobody waits for replies to a run that has failed."""
+    grid = sites(1, **{"min-clients": 1})
+    asking = Exchange(grid, lambda node, reason: pytest.fail(reason), deployed=True)
+    nodes = asking.wait_for_nodes(1, 1, 1)
+    open_requests: Any = {}
+    grid.behaviour[nodes[0]] = lambda message, reply: None
+    asking.ask(open_requests, nodes, RecordDict(), "train.upload", 600)
+    failed: Future[None] = Future()
+    failed.set_exception(RunError("training diverged"))
+    with pytest.raises(RunError, match="diverged"):
+        list(asking.collect(open_requests, beside=failed))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +293,29 @@ def test_a_full_disk_of_a_site(again: Any, monkeypatch: Any) -> None:
     results = again().run_app()
     (refusal,) = results.refused
     assert refusal.reason == "UnexpectedError: its disk is full; this site's log says more"
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_that_fails_does_not_wait_for_global_training(again: Any, monkeypatch: Any) -> None:
+    """Too few sites are left while the server trains in its thread: the error comes at once."""
+    monkeypatch.setattr(pfdm, "ThreadPoolExecutor", ThreadPoolExecutor)
+    waiting, reached = threading.Event(), threading.Event()
+
+    def train(self: Any, uploads: Any, labels: Any, progress: Any, checkpoint: Any) -> None:
+        reached.set()
+        for step in range(1, 100_000):
+            progress(step, 100_000, None)
+            waiting.wait(0.01)
+
+    monkeypatch.setattr(networks.Trainer, "global_half", train)
+
+    def fail(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "train.personalize":
+            raise OSError("broken")
+        return reply
+
+    grid = again(**{"min-clients": 2})
+    grid.behaviour[12] = fail
+    with pytest.raises(RunError, match="1 clients are left"):
+        grid.run_app()
+    assert reached.is_set()
