@@ -16,7 +16,7 @@ from fedpdiff.errors import FedpdiffError, RunError, is_full
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.report.page import write_report
 from fedpdiff.report.table import results_table
-from fedpdiff.runfolder import RunFolder
+from fedpdiff.runfolder import RunFolder, write_text
 from server_app.bounds import Bounds
 from server_app.outcome import build_results
 from server_app.pfdm import PFDM
@@ -59,7 +59,7 @@ def _one_clear_error(folder: RunFolder) -> Iterator[None]:
     except Exception as error:
         clear = _in_own_words(error, folder)
         with suppress(OSError):  # the disk may be full
-            folder.error.write_text(f"{type(clear).__name__}: {clear}\n", encoding="utf-8")
+            write_text(folder.error, f"{type(clear).__name__}: {clear}\n")
         if clear is error:
             raise
         raise clear from error

@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -17,6 +18,8 @@ from server_app.requests import Request, Requests
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # how often to look who is connected
+BUSY_SECONDS = 5.0
+BUSY_TRIES = 6
 MOST_ASKED = 8  # how often an instruction is sent to one node
 
 # A message, its reply, the SuperNode or the ClientApp was lost: asked again, the client may well answer.
@@ -30,6 +33,7 @@ _PASSING = (
 
 log = logging.getLogger("flwr")
 
+Found = TypeVar("Found")
 Newcomer = Callable[[int], None]
 
 
@@ -142,7 +146,7 @@ class Exchange:
     def _look(self) -> None:
         """Find out who is connected, and since when."""
         self._online = {}
-        for node in self._grid.get_nodes():
+        for node in _patiently(self._grid.get_nodes):
             self._online[node.node_id] = node.last_activated_at
             if node.name:
                 self.names[node.node_id] = node.name
@@ -166,14 +170,15 @@ class Exchange:
         message = Message(
             content=request.content, dst_node_id=request.node, message_type=request.message_type
         )
-        request.sent(next(iter(self._grid.push_messages([message])), ""), self._online.get(request.node, ""))
+        ids = _patiently(self._grid.push_messages, [message])
+        request.sent(next(iter(ids), ""), self._online.get(request.node, ""))
         if not request.open:
             self._give_up(request, requests, "the message could not be delivered; it is no longer connected")
 
     def _replies(self, request: Request, requests: Requests) -> Iterator[RecordDict]:
         """Yield the reply to a request, if there is one; a reply to any of its messages will do."""
         for message_id in list(request.open):
-            for reply in self._grid.pull_messages([message_id]):
+            for reply in _patiently(self._grid.pull_messages, [message_id]):
                 request.open.remove(message_id)
                 if not reply.has_error():
                     yield reply.content
@@ -207,3 +212,19 @@ class Exchange:
     def _give_up(self, request: Request, requests: Requests, reason: str) -> None:
         if requests.pop(request.node, None):
             self._leave_out(request.node, reason)
+
+
+def _patiently(call: Callable[..., Iterable[Found]], *arguments: Any) -> list[Found]:
+    """Call the SuperLink; again when it fails inside, as it does while its database is busy.
+
+    Flower's own client waits for a SuperLink that is away, but gives up at once on such an answer.
+    """
+    for _ in range(BUSY_TRIES - 1):
+        try:
+            return list(call(*arguments))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                raise
+            log.warning("the SuperLink failed (HTTP %s); it is asked again", error.response.status_code)
+        time.sleep(BUSY_SECONDS)
+    return list(call(*arguments))

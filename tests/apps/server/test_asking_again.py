@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flwr.app import Error, Message, RecordDict
 
@@ -267,3 +268,30 @@ def test_what_fails_beside_the_collection_ends_it(sites: Any) -> None:
     failed.set_exception(RunError("training diverged"))
     with pytest.raises(RunError, match="diverged"):
         list(asking.collect(open_requests, beside=failed))
+
+
+def test_a_superlink_that_fails_for_a_moment_is_asked_again(sites: Any, clock: Clock) -> None:
+    """Its database was busy; what it refuses for good is not repeated."""
+    grid = sites(1, **{"min-clients": 1})
+    answers = {"get_nodes": 3, "push_messages": 3, "pull_messages": 3}
+
+    def failing(name: str, status: int) -> Callable[..., Any]:
+        real = getattr(grid, name)
+
+        def call(*arguments: Any) -> Any:
+            answers[name] -= 1
+            if answers[name] >= 0:
+                raise httpx.HTTPStatusError(
+                    "no", request=httpx.Request("POST", "https://a"), response=httpx.Response(status)
+                )
+            return real(*arguments)
+
+        return call
+
+    for name in answers:
+        setattr(grid, name, failing(name, 500))
+    assert names(grid.start()) == {"north"}
+    answers["get_nodes"] = 1
+    grid.get_nodes = failing("get_nodes", 403)
+    with pytest.raises(httpx.HTTPStatusError):
+        grid.start()
