@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.errors import FedpdiffError, MessageError
+from fedpdiff.errors import FedpdiffError, MessageError, is_full
 from fedpdiff.federation.protocol import Instruction
 from fedpdiff.federation.refusals import refusal
 from fedpdiff.fingerprint import code_fingerprint
@@ -49,7 +49,7 @@ def answer(
         log.error("%s", plain_line(str(error)))
         declined = refusal(error, context.node_config, simulated, working)
     except Exception as error:
-        log.exception("unexpected error")
+        log.exception("the disk is full: make room" if is_full(error) else "unexpected error")
         declined = refusal(error, context.node_config, simulated, working)
     return Message(content=pack_refusal(declined), reply_to=message)
 

@@ -62,13 +62,19 @@ class Participants:
         Sites that still take part, by node id.
     refused
         Who was left out, in which phase and why.
+    names
+        What the coordinator calls nodes that have not (yet) said who they are.
+    declined
+        Names of those that were left out for what they sent, or because they declined.
     phase
         The phase that the run is in.
     """
 
     def __init__(self, least: int, file: Path) -> None:
         self.sites: dict[int, Site] = {}
+        self.names: dict[int, str] = {}
         self.refused: list[Refusal] = []
+        self.declined: set[str] = set()
         self.phase = ""
         self._least = least
         self._file = file
@@ -97,23 +103,28 @@ class Participants:
         self._keep()
 
     def leave_out(self, node: int, reason: str) -> None:
-        """Go on without a node; an upload that is not yet accepted as a whole is deleted."""
-        site = self.sites.pop(node, None)
+        """Go on without a node; what it has uploaded stays, and another attempt asks for the rest only."""
         # A reason may hold what a stranger sent.
-        name, reason = site.name if site else f"node {node}", plain_line(reason) or "no reason given"
-        if site and not site.spool.complete:
-            site.spool.discard()
+        name, reason = self._name(node), plain_line(reason) or "no reason given"
+        self.sites.pop(node, None)
         log.warning("%s is left out of %s: %s", name, self.phase, reason)
         self.refused.append(Refusal(site=name, phase=self.phase, reason=reason))
         self._keep()
+
+    def _name(self, node: int) -> str:
+        site = self.sites.get(node)
+        return site.name if site else self.names.get(node, f"node {node}")
 
     @contextmanager
     def judging(self, node: int) -> Iterator[None]:
         """Leave a node out when what it sent is not acceptable."""
         try:
             yield
-        except (FedpdiffError, OSError) as error:
+        except FedpdiffError as error:  # not OSError: a full disk here is not the client's fault
+            self.declined.add(self._name(node))
             self.leave_out(node, str(error))
+        except OSError:
+            raise
         except Exception as error:  # what one node sends never ends the run of the others
             log.exception("what node %s sent could not be judged", node)
             self.leave_out(

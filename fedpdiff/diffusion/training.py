@@ -52,6 +52,11 @@ class TrainingSettings:
     bfloat16: bool = False
     checkpoint_every: int = 0
 
+    def checkpoint_after(self, step: int) -> bool:
+        """Return whether a checkpoint follows this step, counted from 1; one always follows the last."""
+        every = self.checkpoint_every
+        return every > 0 and (step % every == 0 or step == self.steps)
+
 
 def train_denoiser(
     network: UNet2DModel,
@@ -74,15 +79,15 @@ def train_denoiser(
     progress
         Called with (step, steps, mean loss since the last report).
     checkpoint
-        File to write every ``settings.checkpoint_every`` steps and to resume from when it exists and is of
-        the same training: settings, chain, seed and images.
+        File to write every ``settings.checkpoint_every`` steps and after the last, and to resume from when it
+        exists and is of the same training: settings, chain, seed and images. What is finished is only read.
 
     Raises
     ------
     DataError
         When the checkpoint is broken.
     RunError
-        When the loss is no longer finite.
+        When a checkpoint cannot be written, or the loss is no longer finite.
     """
     device = network.device
     network.train()
@@ -114,7 +119,7 @@ def train_denoiser(
             losses.append(loss.detach())
             if step % every == 0 or step == settings.steps:
                 _report(losses, step, settings.steps, progress)
-            if checkpoint is not None and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+            if checkpoint is not None and settings.checkpoint_after(step):
                 save_checkpoint(checkpoint, identity, step, network, optimizer, average, generator)
     average.copy_to(network.parameters())
     return network.eval()

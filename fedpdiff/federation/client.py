@@ -13,13 +13,13 @@ import torch
 
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.data.client import ClientData, load_client
-from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.evaluation import evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
-from fedpdiff.federation.networks import Trainer, use_threads
+from fedpdiff.federation.networks import Trainer, use_threads, with_checkpoints
 from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
@@ -28,6 +28,7 @@ from fedpdiff.federation.protocol import (
     ReleaseManifest,
     ShardManifest,
 )
+from fedpdiff.federation.sampled import ingredients_digest, read_scores, write_scores
 from fedpdiff.federation.sampling import Sampler, save_samples
 from fedpdiff.federation.scores import CLIENT_METHODS, Scores, to_metrics
 from fedpdiff.federation.spool import Spool
@@ -48,7 +49,7 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNois
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseStore
-from fedpdiff.runfolder import ClientFolder, RunFolder, write_json
+from fedpdiff.runfolder import ClientFolder, RunFolder
 from fedpdiff.types import LabelledImages
 
 
@@ -71,7 +72,7 @@ class ClientTasks:
     """
 
     def __init__(self, config: RunConfig, node: NodeConfig, run_id: int) -> None:
-        self.config = config
+        self.config = config if node.simulated else with_checkpoints(config, config.personal_steps)
         self.node = node
         self._run_id = run_id
         self.number = node.partition_id if node.simulated else None
@@ -159,7 +160,14 @@ class ClientTasks:
     # -- personal training --------------------------------------------------------------------------------
 
     def personalize(self) -> PhaseReport:
-        """Train the personal denoiser; with ``personal-levels = below-t0`` also a separate local-only one."""
+        """Train the personal denoiser; with ``personal-levels = below-t0`` also a separate local-only one.
+
+        A training that was cut off goes on from its checkpoint, a finished one is not done again.
+        """
+        with self.folder.alone():
+            return self._personalize()
+
+    def _personalize(self) -> PhaseReport:
         started = time.monotonic()
         trainer = self._trainer()
         config = self.config
@@ -186,21 +194,39 @@ class ClientTasks:
         """Sample with the received global half and judge the samples.
 
         Samples and scores come from private images, outside the guarantee: they are written to the client's
-        own folder, and a real site returns its scores only if its policy says so.
+        own folder, and a real site returns its scores only if its policy says so. Asked again with the same
+        two halves, it returns what it found.
         """
+        with self.folder.alone():
+            return self._sample(arrays)
+
+    def _sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
         started = time.monotonic()
         trainer = self._trainer()
         global_half = trainer.empty_global_half()
         load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
-        with self.events.phase("sampling", 0) as progress:
-            samples = self._draw(global_half, progress)
-            for name, images in samples.items():
-                save_samples(self.folder.samples, name, images)
-            metrics = self._judge(samples, with_prefix(arrays, "features/"))
-        write_json(self.folder.scores, metrics)
+        ingredients = self._ingredients(arrays)
+        metrics = read_scores(self.folder, ingredients)
+        if metrics is None:
+            with self.events.phase("sampling", 0) as progress:
+                samples = self._draw(global_half, progress)
+                for name, images in samples.items():
+                    save_samples(self.folder.samples, name, images)
+                metrics = self._judge(samples, with_prefix(arrays, "features/"))
+            write_scores(self.folder, ingredients, metrics)
         report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
         may_leave = self._site_policy is None or self._site_policy.metrics_may_leave
         return report, metrics if may_leave else {}
+
+    def _ingredients(self, arrays: Arrays) -> str:
+        """Return a hash of all that decides the samples and their scores."""
+        tensors = {f"received/{name}": array for name, array in arrays.items()}
+        tensors |= {"test": self.data.test.images.numpy(), "labels": self.data.test.labels.numpy()}
+        for folder in (self.folder.personal, self.folder.local):
+            if folder.exists():
+                half = network_arrays(Denoiser.from_pretrained(folder).network)
+                tensors |= {f"{folder.name}/{name}": array for name, array in half.items()}
+        return ingredients_digest(self.config, self.folder.agreement, tensors)
 
     def _draw(self, global_half: Denoiser, progress: Progress) -> dict[str, LabelledImages]:
         device = global_half.device

@@ -26,6 +26,16 @@ from fedpdiff.privacy.mechanism import clip
 from fedpdiff.rng import torch_generator
 from fedpdiff.types import LabelledImages
 
+CHECKPOINTS = 20
+"""Of a real site's or server's training whose settings ask for none: a crash costs at most 5 % of it."""
+
+
+def with_checkpoints(config: RunConfig, steps: int) -> RunConfig:
+    """Return settings that keep checkpoints of a training of so many steps, also where they ask for none."""
+    if config.checkpoint_every:
+        return config
+    return config.model_copy(update={"checkpoint_every": -(-steps // CHECKPOINTS)})
+
 
 def choose_device(name: str) -> torch.device:
     """Return the torch device for the ``device`` setting.

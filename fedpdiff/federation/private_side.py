@@ -20,7 +20,6 @@ from fedpdiff.federation.run_request import RunRequest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.runfolder import write_json
 
-_CHECKPOINTS = 20  # of a training whose settings ask for none: a crash costs at most 5 % of it
 _OPTIONS = {"data-path": "--data", "policy": "--policy", "site-name": "--site"}
 _KNOWN = {*_OPTIONS, "witness"}
 
@@ -41,11 +40,8 @@ class PrivateSide:
     """
 
     def __init__(self, node: NodeConfig, request: RunRequest, listener: Listener | None = None) -> None:
-        config = request.config
-        if not config.checkpoint_every:
-            config = config.model_copy(update={"checkpoint_every": -(-config.personal_steps // _CHECKPOINTS)})
         self.request = request
-        self.tasks = ClientTasks(config, node, 0)
+        self.tasks = ClientTasks(request.config, node, 0)
         self.tasks.events.listener = listener
         self._state = Path(node.state_dir)
         self._data = Path(node.data_path)

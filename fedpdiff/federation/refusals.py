@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
+from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError, is_full
 from fedpdiff.federation.protocol import Refusal
 
 _LONGEST = 4000
@@ -37,7 +37,8 @@ def refusal(error: Exception, node: Mapping[str, Any], simulated: bool, working:
     """
     if not isinstance(error, FedpdiffError):
         detail = f": {error}" if simulated else "; this site's log says more"
-        return Refusal(kind="UnexpectedError", message=f"{type(error).__name__}{detail}"[:_LONGEST])
+        what = "its disk is full" if is_full(error) else type(error).__name__
+        return Refusal(kind="UnexpectedError", message=f"{what}{detail}"[:_LONGEST])
     kind = type(error).__name__
     if simulated:
         return Refusal(kind=kind, message=str(error)[:_LONGEST])

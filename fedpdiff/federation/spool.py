@@ -18,7 +18,7 @@ from fedpdiff.federation.shard_files import Codes, ShardFile
 from fedpdiff.privacy.arrival import NoiseCheck
 from fedpdiff.privacy.certificate_digests import upload_digest
 from fedpdiff.privacy.wire import encoded_size
-from fedpdiff.runfolder import write_json
+from fedpdiff.runfolder import write_json, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -93,24 +93,61 @@ class Spool:
     ----------
     bytes
         Payload accepted so far.
-    complete
-        Whether all of it is there and was accepted as a whole.
+    kept
+        Shards that an earlier attempt had accepted.
+    sha256
+        Of the upload, as a certificate states it; empty until it is accepted as a whole.
     """
 
     def __init__(self, folder: Path, manifest: ReleaseManifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.bytes = 0
-        self.complete = False
+        self.kept = 0
+        self.sha256 = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there and was accepted as a whole."""
+        return bool(self.sha256)
+
+    def resume(self) -> None:
+        """Make the folder; shards that an earlier attempt accepted of the very same release are kept.
+
+        The same release has the same description and certificate, whatever version of the code sends it.
+        """
+        if not self._is_of_this_release():
+            self.create()
+            return
+        there = set(range(self.manifest.shards)) - set(self.missing())
+        self.kept = len(there)
+        self.bytes = sum(self._shard_bytes(shard) for shard in there)
+        self._describe()
 
     def create(self) -> None:
         """Make the folder, without shards; what an earlier attempt left is deleted."""
         self.discard()
+        self.kept = self.bytes = 0
+        self._describe()
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards that are not there."""
+        return [shard.number for shard in self.shards() if not shard.path.is_file()]
+
+    def _is_of_this_release(self) -> bool:
+        try:
+            earlier = Spool.open(self.folder).manifest
+        except (OSError, ValueError):
+            return False
+        return earlier == self.manifest.model_copy(update={"fingerprint": earlier.fingerprint})
+
+    def _describe(self) -> None:
+        """Write manifest and certificate."""
         stated = self.manifest.model_dump(exclude_none=True)
         certificate = stated.pop("certificate")
         write_json(self.folder / MANIFEST, stated)
         if certificate:
-            (self.folder / CERTIFICATE).write_text(certificate, "utf-8")
+            write_text(self.folder / CERTIFICATE, certificate)
 
     @classmethod
     def open(cls, folder: Path) -> Spool:
@@ -176,9 +213,10 @@ class Spool:
                 f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent "
                 f"{counts}"
             )
-        check_received(self.manifest, self.digest())
+        sha256 = self.digest()
+        check_received(self.manifest, sha256)
         self._check_noise(self.manifest.images, (shard.codes() for shard in self.shards()))
-        self.complete = True
+        self.sha256 = sha256
 
     def digest(self) -> str:
         """Return the SHA-256 of the upload as a certificate states it, however it came in shards."""
@@ -204,14 +242,18 @@ class Spool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _expected_rows(self, shard: ShardManifest) -> int:
-        first = shard.shard * self.manifest.rows_per_shard
-        rows = min(self.manifest.rows_per_shard, self.manifest.images - first)
+        rows = self._shard(shard.shard).rows
         if shard.site != self.manifest.site or shard.rows != rows:
             raise MessageError(
                 f"{self.manifest.site}, shard {shard.shard}: declares site {shard.site!r} and {shard.rows} "
                 f"rows, but {rows} rows of {self.manifest.site!r} were expected"
             )
         return rows
+
+    def _shard_bytes(self, number: int) -> int:
+        """Return the payload of a shard: codes, and labels of 8 bytes."""
+        rows, pixels = self._shard(number).rows, int(np.prod(self.manifest.image_shape))
+        return encoded_size(rows * pixels, self.manifest.wire_bits) + 8 * rows
 
     def _shard(self, number: int) -> ShardFile:
         size = self.manifest.rows_per_shard

@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
@@ -151,6 +152,8 @@ class FakeGrid(Grid):
         self.behaviour: dict[int, Behaviour] = {}
         self.unreachable: set[int] = set()
         self.delay: dict[int, float] = {}
+        self.connected: dict[int, str] = {}  # when a node last connected
+        self.names: dict[int, str] = {}
         self.sent: list[tuple[int, str, RecordDict]] = []
         self._replies: dict[str, Message] = {}
         self._delay: dict[str, float] = {}
@@ -173,6 +176,11 @@ class FakeGrid(Grid):
         """Return what the clients sent, before any behaviour changed it."""
         return [content for _, kind, content in self.sent if kind == message_type]
 
+    def releases(self) -> list[dict[str, Any]]:
+        """Return the clients' descriptions of their releases, by client."""
+        found = [dict(content["message"]) for content in self.replies("train.release")]
+        return sorted(found, key=lambda release: str(release["site"]))
+
     def run(self) -> Any:
         raise NotImplementedError
 
@@ -187,6 +195,12 @@ class FakeGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [
+            NodeInfo(node_id=k, last_activated_at=self.connected.get(k), name=self.names.get(k))
+            for k in self.get_node_ids()
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         return [self._push(message) for message in messages]
