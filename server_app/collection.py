@@ -82,10 +82,10 @@ class Collection:
         agreement = self._tasks.agreement
         manifest, _, _ = unpack(reply, ReleaseManifest)
         check_manifest(manifest, agreement.mechanism, self._tasks.class_names, self._fingerprint)
-        check_declared(manifest, agreement.request(self._tasks.config).settings())
         spool = Spool(self._tasks.folder.spool(manifest.site), manifest)
         sites = max(self._tasks.config.clients, len(self._participants.sites) + 1)
         check_disk_share(manifest, spool.folder, sites)
+        check_declared(manifest, agreement.request(self._tasks.config).settings())
         self._participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
         spool.resume()
         if spool.kept:

@@ -21,7 +21,7 @@ ROWS = 16
 def manifest(agreement: Agreement, images: LabelledImages, monkeypatch: Any) -> ReleaseManifest:
     """An upload of 40 images in three shards, of seeded noise: without a certificate."""
     monkeypatch.setattr(module, "SHARD_BYTES", ROWS * 64)
-    monkeypatch.setattr(module, "check_noise_level", lambda *_: None)
+    monkeypatch.setattr(Spool, "_check_noise", lambda *_: None)
     stated = agreement.mechanism.model_dump() | {"noise": "seeded"}
     counts = images.counts(10)
     fields = {"fingerprint": "0" * 64, "site": "a", "class_counts": counts, "rows_per_shard": ROWS}

@@ -66,7 +66,7 @@ def die_at(action: str, count: int) -> Callable[[Message, Message], Message]:
 
 
 def shards_on_disk(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("server/spool/*/shard-*.npz")}
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("server/spool/*/shard-*.npy")}
 
 
 @pytest.mark.usefixtures("no_report")
@@ -95,7 +95,7 @@ def test_a_damaged_shard_is_asked_for_again(again: Any, tmp_path: Path) -> None:
     grid.behaviour[12] = die_at("train.personalize", 1)
     with pytest.raises(Died):
         grid.run_app()
-    (damaged,) = (tmp_path / "run").glob("server/spool/north/shard-0001.npz")
+    (damaged,) = (tmp_path / "run").glob("server/spool/north/shard-0001.npy")
     good = damaged.read_bytes()
     damaged.write_bytes(good[: len(good) // 2])
     second = again()
@@ -120,8 +120,10 @@ def test_another_release_replaces_the_one_that_lies_there(
     north = next(release for release in second.releases() if release["site"] == "north")
     uploads = [c for c in second.replies("train.upload") if c["message"]["site"] == "north"]
     assert len(uploads) == north["shards"] > 3
-    spooled = sorted((tmp_path / "run" / "server" / "spool" / "north").glob("shard-*.npz"))
-    assert sum(len(np.load(path)["labels"]) for path in spooled) == sum(north["class_counts"])
+    spooled = sorted((tmp_path / "run" / "server" / "spool" / "north").glob("shard-*.npy"))
+    assert sum(len(np.load(path.with_name(path.name.replace("shard", "labels")))) for path in spooled) == sum(
+        north["class_counts"]
+    )
 
 
 @pytest.mark.usefixtures("no_report")

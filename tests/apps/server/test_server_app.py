@@ -165,6 +165,7 @@ def test_real_sites_with_other_classes(
         "config.json",
         "environment.json",
         "events",
+        "format.json",
         "participants.json",
         "privacy.json",
         "results.json",
