@@ -133,12 +133,13 @@ class Exchange:
                 beside.result()
             heard = False
             for request in list(requests.values()):
+                late = time.monotonic() > request.deadline  # asked before the look: what is there counts
                 for content in self._replies(request, requests):
                     heard = True
                     del requests[request.node]
                     yield request.node, content
-            for request in list(requests.values()):
-                self._look_after(request, requests)
+                if requests.get(request.node) is request:
+                    self._look_after(request, requests, late)
             if requests and not heard:
                 time.sleep(POLL_SECONDS)
 
@@ -196,9 +197,9 @@ class Exchange:
         if not self._deployed or code not in _PASSING:
             self._give_up(request, requests, request.trouble)
 
-    def _look_after(self, request: Request, requests: Requests) -> None:
+    def _look_after(self, request: Request, requests: Requests, late: bool) -> None:
         """Ask again where the instruction or its reply was lost; leave out whose time is up."""
-        if time.monotonic() > request.deadline:
+        if late:
             before = f"; before that, {request.trouble}" if request.trouble else ""
             reason = f"no reply within {request.seconds:g} seconds (reply-seconds){before}"
             self._give_up(request, requests, reason)

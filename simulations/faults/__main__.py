@@ -74,7 +74,7 @@ def write_table(folder: Path, new: list[dict[str, Any]]) -> None:
         cells = [row["case"], row["injected"], row["required"], row["outcome"], str(row["seconds"])]
         lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
     lines += ["", "What happened, in order:", ""]
-    for row in rows:
+    for row in (row for row in rows if row["happened"]):
         lines += [f"- **{row['case']}**", *(f"  - {event}" for event in row["happened"])]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -335,10 +335,9 @@ def one_in_every_phase(world: World) -> list[str]:
     expect(problems, world.run(reactions) == FAILED, "the ServerApp was not killed")
     world.arm(second.name, "download", "hold")
     world.arm(first.name, SAMPLING, "kill")
-    late = {key: reaction for key, reaction in reactions.items() if not world.reached(*key)}
-    late[first.name, SAMPLING] = world.told(f"{first.name}: ClientApp killed (sampling)")
-    late[second.name, "download"] = world.restart_supernode(second, "download")
-    expect(problems, world.run(late) == COMPLETED, "the second attempt did not complete")
+    reactions[first.name, SAMPLING] = world.told(f"{first.name}: ClientApp killed (sampling)")
+    reactions[second.name, "download"] = world.restart_supernode(second, "download")
+    expect(problems, world.run(reactions) == COMPLETED, "the second attempt did not complete")
     expect(problems, world.struck == 6, "not every fault struck")
     return _whole(world, problems)
 

@@ -96,11 +96,12 @@ class World:
         Parameters
         ----------
         reactions
-            By machine and point: what is done once it is reached.
+            By machine and point: what is done once it is reached; what has been done is taken out.
         """
         run_id = self.machines.begin_run(**self._settings)
         wait_for(lambda: self._tend() or self.serverapps(), "the ServerApp starts", 2 * PATIENCE)
-        waiting = dict(reactions or {})
+        waiting = {} if reactions is None else reactions
+        self._react(waiting)  # a process may have come to its point after the end of the attempt before
         deadline = time.monotonic() + LONGEST_RUN
         while self.serverapps():
             self._react(waiting)

@@ -227,4 +227,4 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors"]
+    assert list(tmp_path.glob("*.tmp")) == []

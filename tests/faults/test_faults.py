@@ -44,9 +44,10 @@ def test_the_points_do_nothing_unless_asked(tmp_path: Path) -> None:
 
 
 def test_the_table_holds_every_case() -> None:
-    """Also those that were not run, which it says; none may have gone wrong."""
+    """Also those that were not run, or did not come out as required: it says so."""
     rows = json.loads(TABLE.read_text(encoding="utf-8"))["cases"]
     assert [(case.name, case.injected) for case in CASES] == [(r["case"], r["injected"]) for r in rows][
         : len(CASES)
     ]
-    assert {row["outcome"].split(":")[0] for row in rows} <= {"as required", "skipped", "not run"}
+    outcomes = {"as required", "NOT as required", "skipped", "not run"}
+    assert {row["outcome"].split(":")[0] for row in rows} <= outcomes
