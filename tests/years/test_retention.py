@@ -48,7 +48,7 @@ def coordinator(tmp_path: Path) -> Path:
 def content_of(run: Path, site: str) -> list[bytes]:
     """Return pieces of a site's upload as it came over the network, 64 bytes each, that are not by chance."""
     spool = run / "server" / "spool" / site
-    codes = np.concatenate([np.ravel(codes) for codes, _ in Spool.open(spool)._shards()]).astype(np.uint8)
+    codes = np.concatenate([np.ravel(shard.codes().packed) for shard in Spool.open(spool).shards()])
     pieces = [codes[start : start + 64].tobytes() for start in range(0, len(codes) - 63, 64)]
     assert len(pieces) > 5 and len(set(pieces)) == len(pieces)
     return pieces
