@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 
-from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.errors import ConfigError, FedpdiffError, MessageError, PrivacyError
-from fedpdiff.federation.client import ClientTasks
-from fedpdiff.federation.protocol import Instruction, Refusal
-from fedpdiff.federation.rounds import RoundTasks
-from fedpdiff.federation.sealed import SealedTasks
+from fedpdiff.config import PFDM, NodeConfig, RunConfig
+from fedpdiff.errors import FedpdiffError, MessageError, PrivacyError, is_full
+from fedpdiff.federation.protocol import Instruction
+from fedpdiff.federation.refusals import refusal
 from fedpdiff.fingerprint import code_fingerprint
-from fedpdiff.methods import PFDM
+from fedpdiff.plain import plain_line
 from fedpdiff.records import pack_refusal, unpack
 
 log = logging.getLogger("flwr")
+
+if TYPE_CHECKING:
+    from fedpdiff.federation.client import ClientTasks
+    from fedpdiff.federation.rounds import RoundTasks
+    from fedpdiff.federation.sealed import SealedTasks
 
 Asked = TypeVar("Asked", bound=Instruction)
 Tasks = TypeVar("Tasks")
@@ -27,11 +30,20 @@ Open = Callable[[RunConfig, NodeConfig, int], Tasks]
 Task = Callable[[Tasks, Asked, dict[str, np.ndarray]], RecordDict]
 
 
+# What a kind of client needs is imported here: on a real site every message starts a new process.
+
+
 def pfdm_tasks(config: RunConfig, node: NodeConfig, run_id: int) -> ClientTasks | SealedTasks:
     """Return a client's tasks in a run of PFDM."""
     if config.method != PFDM:
         raise MessageError(f'method = "{config.method}" makes no release, so none can be asked for')
-    return SealedTasks(config, node) if node.sealed else ClientTasks(config, node, run_id)
+    if node.sealed:
+        from fedpdiff.federation.sealed import SealedTasks
+
+        return SealedTasks(config, node)
+    from fedpdiff.federation.client import ClientTasks
+
+    return ClientTasks(config, node, run_id)
 
 
 def round_tasks(config: RunConfig, node: NodeConfig, run_id: int) -> RoundTasks:
@@ -43,6 +55,8 @@ def round_tasks(config: RunConfig, node: NodeConfig, run_id: int) -> RoundTasks:
             f'method = "{config.method}" trains on the images at each request, which a sealed site never '
             f'does; nothing was trained and nothing was sent. Sealed sites take part in method = "{PFDM}"'
         )
+    from fedpdiff.federation.rounds import RoundTasks
+
     return RoundTasks(config, node, run_id)
 
 
@@ -63,7 +77,7 @@ def answer(
 
     A refusal never carries more than a real site may tell: errors about data stay in the site's own log.
     """
-    simulated = False  # until the node settings say so
+    simulated = working = False  # until the node settings say so, and all settings are read
     try:
         node = NodeConfig.parse(context.node_config)
         simulated = node.simulated
@@ -71,15 +85,15 @@ def answer(
         _check_code(instruction)
         config = RunConfig.parse(context.run_config)
         tasks = open_tasks(config, node, context.run_id)
+        working = True
         return Message(content=task(tasks, instruction, values), reply_to=message)
     except FedpdiffError as error:
-        log.error("%s", error)
-        refusal = _refusal(error, simulated)
+        log.error("%s", plain_line(str(error)))
+        declined = refusal(error, context.node_config, simulated, working)
     except Exception as error:
-        log.exception("unexpected error")
-        detail = f": {error}" if simulated else "; this site's log says more"
-        refusal = Refusal(kind="UnexpectedError", message=f"{type(error).__name__}{detail}"[:4000])
-    return Message(content=pack_refusal(refusal), reply_to=message)
+        log.exception("the disk is full: make room" if is_full(error) else "unexpected error")
+        declined = refusal(error, context.node_config, simulated, working)
+    return Message(content=pack_refusal(declined), reply_to=message)
 
 
 def _check_code(instruction: Instruction) -> None:
@@ -90,9 +104,3 @@ def _check_code(instruction: Instruction) -> None:
             f"{instruction.fingerprint[:12]}); install the same version, and start the SuperLink from an "
             "empty folder: its workers import from there first"
         )
-
-
-def _refusal(error: FedpdiffError, simulated: bool) -> Refusal:
-    if not simulated and not isinstance(error, ConfigError | MessageError | PrivacyError):
-        return Refusal(kind=type(error).__name__, message="the site declined; its own log says why")
-    return Refusal(kind=type(error).__name__, message=str(error)[:4000])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class FedpdiffError(Exception):
     """Base of every error raised on purpose."""
@@ -25,3 +29,11 @@ class MessageError(FedpdiffError):
 
 class RunError(FedpdiffError):
     """A run cannot go on, for example because too few clients are left."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk, or the caller's share of it, is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    # safetensors names the system's error only in words
+    return any(f"code: {number}," in str(error) or f"os error {number})" in str(error) for number in _FULL)

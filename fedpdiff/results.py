@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedpdiff.errors import RunError
-from fedpdiff.runfolder import write_json
+from fedpdiff.runfolder import check_format, write_json
 
 FORMAT_VERSION: Final = 1
 FILE_NAME = "results.json"
@@ -74,6 +74,34 @@ class Refusal(_Model):
     site: str
     phase: str
     reason: str
+
+
+class ParticipantList(_Model):
+    """``participants.json``: who takes part and who was left out, kept up to date while a run goes on."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    participants: list[str] = []
+    refused: list[Refusal] = []
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> ParticipantList:
+        """Read the list; without the file, because the run failed before anybody came, it is empty.
+
+        Raises
+        ------
+        RunError
+            When the file is damaged.
+        """
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_text("utf-8"))
+        except ValueError:
+            raise RunError(f"{path} is damaged; delete it to report without it") from None
 
 
 class CertificateSummary(_Model):
@@ -154,8 +182,9 @@ class Results(_Model):
         Raises
         ------
         RunError
-            When the file is missing (naming what is there) or not of this format.
+            When the file is missing (naming what is there), or file or folder are of another format.
         """
+        check_format(Path(run_dir))
         path = Path(run_dir) / FILE_NAME
         if not path.is_file():
             raise RunError(f"{run_dir} has no {FILE_NAME}, so {_what_is_there(Path(run_dir))}")

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fedpdiff.config import NodeConfig, RunConfig
+from fedpdiff.errors import ConfigError, RunError
 
+FORMAT = "fedpdiff-run/1"
+_FORMAT_FILE = "format.json"
 _PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
+
+# How long to wait changes nothing of what is computed; a folder may also be moved.
+_MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds")
+_LOCK_SECONDS = 60.0  # Flower needs so long to notice that an earlier attempt's process is to end
 
 
 class RunFolder:
@@ -35,6 +45,9 @@ class RunFolder:
         self.features = root / "server" / "features"
         self.privacy = root / "privacy.json"
         self.error = root / "error.txt"
+        self.participants = root / "participants.json"
+        self.pool = root / "server" / "pool.json"
+        self.lock = root / "server" / ".lock"
 
     @classmethod
     def of(cls, config: RunConfig, run_id: int) -> RunFolder:
@@ -55,17 +68,85 @@ class RunFolder:
         """Return the folder of a simulated client."""
         return self.root / f"client-{number}"
 
+    def check(self, config: RunConfig) -> None:
+        """Refuse a folder in which a run with these settings can neither begin nor go on; writes nothing.
+
+        Raises
+        ------
+        ConfigError
+            When it holds a finished run, or one of other settings.
+        """
+        if (self.root / "results.json").exists():
+            raise ConfigError(
+                f"run-dir = {self.root}: already holds a finished run; choose another folder (fedpdiff "
+                "report makes its page again)"
+            )
+        try:
+            earlier = json.loads((self.root / "config.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"run-dir = {self.root}: its config.json cannot be read ({type(error).__name__}); choose "
+                "another folder, or delete this one to start afresh"
+            ) from None
+        now = config.flat()
+        other = [
+            f"{key} = {earlier.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted(set(earlier) | set(now))
+            if key not in _MAY_CHANGE and earlier.get(key) != now.get(key)
+        ]
+        if other:
+            raise ConfigError(
+                f"run-dir = {self.root}: holds a run of other settings ({'; '.join(other[:5])}), whose "
+                "uploads must not be mixed with this one's; choose another folder, or delete that one to "
+                "start afresh"
+            )
+
     def prepare(self, config: RunConfig) -> None:
-        """Write settings and environment; drop progress and uploads of an earlier attempt."""
+        """Write settings and environment; uploads, checkpoints and progress of an earlier attempt stay.
+
+        Raises
+        ------
+        ConfigError
+            When it holds a finished run, or one of other settings.
+        """
+        self.check(config)
         self.root.mkdir(parents=True, exist_ok=True)
+        check_format(self.root)
+        if any((self.root / "server" / "spool").glob("*/deleted.json")):
+            raise RunError(
+                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of that: '
+                "choose another folder"
+            )
+        write_json(self.root / _FORMAT_FILE, {"format": FORMAT})
         # What attacks found in an earlier attempt is not true of this one.
-        for left_over in (self.root / "server" / "spool", self.events, self.root / "attacks"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        self.error.unlink(missing_ok=True)
-        for left_over in (self.privacy, self.root / "attacks.json"):
+        shutil.rmtree(self.root / "attacks", ignore_errors=True)
+        for left_over in (self.error, self.privacy, self.participants, self.root / "attacks.json"):
             left_over.unlink(missing_ok=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from running in this folder.
+
+        Raises
+        ------
+        RunError
+            When another one does, and does not end within a minute.
+        """
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("w") as file:
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while not _lock(file):
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"run-dir = {self.root}: another run is at work in it; wait for its end, or end it "
+                        "with flwr stop"
+                    )
+                time.sleep(0.5)
+            yield  # the lock goes when the file is closed, or its process ends
 
 
 class ClientFolder:
@@ -80,9 +161,11 @@ class ClientFolder:
         self.events = events
         self.agreement = root / "state" / "agreement"
         self.release = root / "state" / "release"
+        self.witness = root / "witness.json"
         self.personal = root / "state" / "personal"
         self.local = root / "state" / "local"
         self.samples = root / "samples"
+        self.sampled = root / "state" / "sampled.json"
         self.scores = root / "scores.json"
 
     @classmethod
@@ -99,9 +182,59 @@ class ClientFolder:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process trains or samples for this client.
+
+        A restarted site can be asked again while the process that it asked first still works; that one's
+        result is then found finished.
+        """
+        lock = self.root / "state" / "lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def checkpoint(self, name: str) -> Path:
         """Return the checkpoint file of one training."""
         return self.root / "state" / f"{name}-checkpoint.safetensors"
+
+
+def check_format(root: Path) -> None:
+    """Refuse a run folder that another version of fedpdiff laid out otherwise.
+
+    Parameters
+    ----------
+    root
+        A run folder; one without ``format.json`` was made before it was marked, and is laid out as today's.
+
+    Raises
+    ------
+    RunError
+        Naming its format.
+    """
+    path = root / _FORMAT_FILE
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}); it says how the run folder is laid out"
+        ) from error
+    if found != FORMAT:
+        raise RunError(
+            f"{root} has the format {str(found)[:40]!r}, but this version reads {FORMAT!r}: use the version "
+            "of fedpdiff that made the run, or a newer one"
+        )
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def environment() -> dict[str, Any]:
@@ -122,10 +255,15 @@ def environment() -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

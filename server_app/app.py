@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+import httpx
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import RunNotRunningException
 
-from fedpdiff import methods
+from fedpdiff.config import PFDM as PFDM_NAME
 from fedpdiff.config import RunConfig
-from fedpdiff.errors import FedpdiffError
+from fedpdiff.errors import FedpdiffError, RunError, is_full
 from fedpdiff.federation.server import ServerTasks
-from fedpdiff.report.page import write_report
+from fedpdiff.report.page import write_failure, write_report
 from fedpdiff.report.table import results_table
-from fedpdiff.runfolder import RunFolder
+from fedpdiff.runfolder import RunFolder, write_text
 from server_app.bounds import Bounds
 from server_app.outcome import build_results
 from server_app.pfdm import PFDM
@@ -29,19 +33,53 @@ def main(grid: Grid, context: Context) -> None:
     """Run one federation from settings to report; raises when it fails, so that Flower records it."""
     config = RunConfig.parse(context.run_config)
     folder = RunFolder.of(config, context.run_id)
-    folder.prepare(config)
-    try:
-        tasks = ServerTasks(config, folder)
-        strategy = PFDM(config, tasks) if config.method == methods.PFDM else Rounds(config, tasks)
-        tasks.check()
-        bounds = Bounds(strategy, tasks)
-        strategy.start(grid, beside=bounds.compute)
-        results = build_results(strategy, tasks, bounds)
-    except FedpdiffError as error:
-        folder.error.write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
-        raise
+    folder.check(config)
+    with folder.locked(), _one_clear_error(folder):
+        folder.prepare(config)
+        _run(grid, config, folder)
+
+
+def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
+    tasks = ServerTasks(config, folder)
+    strategy = PFDM(config, tasks) if config.method == PFDM_NAME else Rounds(config, tasks)
+    tasks.check()
+    bounds = Bounds(strategy, tasks)
+    strategy.start(grid, beside=bounds.compute)
+    results = build_results(strategy, tasks, bounds)
     results.write(folder.root)
     (folder.root / "results.md").write_text(results_table(results), encoding="utf-8")
     write_report(folder.root)
     log.info("%s", results_table(results))
     log.info("Report: %s", folder.root / "report.html")
+
+
+@contextmanager
+def _one_clear_error(folder: RunFolder) -> Iterator[None]:
+    """Write why a run failed to ``error.txt``; say in the project's own words what others' errors mean."""
+    try:
+        yield
+    except Exception as error:
+        clear = _in_own_words(error, folder)
+        with suppress(OSError):  # the disk may be full
+            write_text(folder.error, f"{type(clear).__name__}: {clear}\n")
+            write_failure(folder.root)
+        if clear is error:
+            raise
+        raise clear from error
+
+
+def _in_own_words(error: Exception, folder: RunFolder) -> Exception:
+    again = f"flwr run with run-dir = {folder.root} goes on from there"
+    if isinstance(error, FedpdiffError):
+        return error
+    if is_full(error):
+        return RunError(
+            f"the coordinator's disk is full ({error}); nothing that was accepted is lost: make room, and "
+            f"{again}"
+        )
+    if isinstance(error, httpx.HTTPError | RunNotRunningException):
+        return RunError(
+            f"the SuperLink no longer answers this run ({type(error).__name__}: {error}); its log says more. "
+            f"Nothing that was accepted is lost: {again}"
+        )
+    return error

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from fedpdiff.errors import FedpdiffError, MessageError, RunError
 from fedpdiff.federation.protocol import JoinManifest, PhaseReport, ReleaseManifest
 from fedpdiff.federation.scores import PFDM_COLUMNS, Scores, from_metrics
 from fedpdiff.federation.spool import Spool
-from fedpdiff.results import Method, Refusal
-
-_LONGEST_REASON = 1000  # a reason may hold what a stranger sent
+from fedpdiff.plain import plain_line
+from fedpdiff.results import Method, ParticipantList, Refusal
 
 log = logging.getLogger("flwr")
 
@@ -37,9 +37,6 @@ class Site:
     def name(self) -> str:
         """The name it goes by in every message."""
         return self.manifest.site
-
-    def discard(self) -> None:
-        """Delete what must not stay of a site that is left out."""
 
     def report(self, report: PhaseReport, metrics: dict[str, float]) -> None:
         """Take note of a phase that this site has done.
@@ -64,22 +61,19 @@ class UploadingSite(Site):
     columns: tuple[Method, ...] = PFDM_COLUMNS
     spool: Spool = field(kw_only=True)
 
-    def discard(self) -> None:
-        """Delete an upload that is not yet accepted as a whole."""
-        if not self.spool.complete:
-            self.spool.discard()
-
 
 SiteKind = TypeVar("SiteKind", bound=Site)
 
 
 class Participants(Generic[SiteKind]):
-    """The sites of one run.
+    """The sites of one run; who they are is kept in a file, however the run ends.
 
     Parameters
     ----------
     least
         How many sites a run needs.
+    file
+        Where the list of participants is kept.
 
     Attributes
     ----------
@@ -87,15 +81,27 @@ class Participants(Generic[SiteKind]):
         Sites that still take part, by node id.
     refused
         Who was left out, in which phase and why.
+    names
+        What the coordinator calls nodes that have not (yet) said who they are.
+    declined
+        Names of those that were left out for what they sent, or because they declined.
     phase
         The phase that the run is in.
     """
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, file: Path) -> None:
         self.sites: dict[int, SiteKind] = {}
+        self.names: dict[int, str] = {}
         self.refused: list[Refusal] = []
+        self.declined: set[str] = set()
         self.phase = ""
         self._least = least
+        self._file = file
+        self._keep()
+
+    def _keep(self) -> None:
+        names = sorted(site.name for site in self.sites.values())
+        ParticipantList(participants=names, refused=self.refused).write(self._file)
 
     @property
     def simulated(self) -> bool:
@@ -113,23 +119,36 @@ class Participants(Generic[SiteKind]):
         if any(other.name == site.name for other in self.sites.values()):
             raise MessageError(f"another client already takes part as {site.name!r}")
         self.sites[node] = site
+        self._keep()
 
     def leave_out(self, node: int, reason: str) -> None:
-        """Go on without a node; an upload that is not yet accepted as a whole is deleted."""
-        site = self.sites.pop(node, None)
-        name, reason = site.name if site else f"node {node}", reason[:_LONGEST_REASON]
-        if site:
-            site.discard()
+        """Go on without a node; what it has uploaded stays, and another attempt asks for the rest only."""
+        # A reason may hold what a stranger sent.
+        name, reason = self._name(node), plain_line(reason) or "no reason given"
+        self.sites.pop(node, None)
         log.warning("%s is left out of %s: %s", name, self.phase, reason)
         self.refused.append(Refusal(site=name, phase=self.phase, reason=reason))
+        self._keep()
+
+    def _name(self, node: int) -> str:
+        site = self.sites.get(node)
+        return site.name if site else self.names.get(node, f"node {node}")
 
     @contextmanager
     def judging(self, node: int) -> Iterator[None]:
         """Leave a node out when what it sent is not acceptable."""
         try:
             yield
-        except (FedpdiffError, OSError) as error:
+        except FedpdiffError as error:  # not OSError: a full disk here is not the client's fault
+            self.declined.add(self._name(node))
             self.leave_out(node, str(error))
+        except OSError:
+            raise
+        except Exception as error:  # what one node sends never ends the run of the others
+            log.exception("what node %s sent could not be judged", node)
+            self.leave_out(
+                node, f"what it sent could not be judged ({type(error).__name__}); the log says more"
+            )
 
     def require_enough(self) -> None:
         """Check that the run can go on.

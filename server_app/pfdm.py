@@ -5,33 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from flwr.superlink.grid import HttpGrid
 
 from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
-from fedpdiff.errors import MessageError
-from fedpdiff.federation.certificates import check_declared
-from fedpdiff.federation.protocol import (
-    Instruction,
-    PhaseReport,
-    ReleaseInstruction,
-    ReleaseManifest,
-    ShardInstruction,
-    ShardManifest,
-)
+from fedpdiff.federation.protocol import Instruction, PhaseReport
 from fedpdiff.federation.server import ServerTasks
-from fedpdiff.federation.spool import Spool, check_manifest
+from fedpdiff.federation.spool import Spool
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.privacy.cautions import Caution
 from fedpdiff.records import array_record, pack, unpack
-from server_app.exchange import Exchange, Pending
+from server_app.collection import Collection
+from server_app.exchange import Exchange
 from server_app.participants import Participants, UploadingSite
+from server_app.requests import Requests
 
 log = logging.getLogger("flwr")
 
@@ -61,11 +56,14 @@ class PFDM(Strategy):
     def __init__(self, config: RunConfig, tasks: ServerTasks) -> None:
         self.config = config
         self.tasks = tasks
-        self.participants: Participants[UploadingSite] = Participants(config.min_clients)
+        self.participants: Participants[UploadingSite] = Participants(
+            config.min_clients, tasks.folder.participants
+        )
         self.features: FeatureNetwork | None = None
         self.cautions: list[Caution] = []
         self.seconds: dict[str, float] = {}
         self._fingerprint = code_fingerprint()
+        self._pool: list[Spool] = []
 
     def summary(self) -> None:
         """Log what this run is about to do."""
@@ -110,27 +108,44 @@ class PFDM(Strategy):
         """
         config = self.config
         seconds = float(config.reply_seconds) if timeout is None else timeout
-        exchange = Exchange(grid, self.participants.leave_out)
+        # Flower's own simulation has another grid; only there does its code 0 mean a dead worker.
+        exchange = Exchange(grid, self.participants.leave_out, deployed=isinstance(grid, HttpGrid))
+        self.participants.names = exchange.names
         self.summary()
         with self._phase("waiting for clients"):
             nodes = exchange.wait_for_nodes(config.clients, config.min_clients, config.wait_seconds)
         with self._phase("upload"):
-            self._collect_releases(exchange, nodes, seconds)
-            self._collect_shards(exchange, seconds)
-        with ThreadPoolExecutor(max_workers=1) as pool:
+            Collection(exchange, self.participants, self.tasks, seconds).run(nodes)
+            self.participants.require_enough()
+            self._caution(max(site.manifest.images for site in self.participants.sites.values()))
+            spools = [site.spool for site in self.participants.sites.values()]
+            self._pool = self.tasks.pool(spools, self.participants.declined)
+        with ThreadPoolExecutor(max_workers=1) as pool, self._stopping():
             with self._phase("training"):
-                pending = exchange.push(self.configure_train(1, ArrayRecord(), ConfigRecord(), grid), seconds)
-                half = self._train_global()
+                messages = self.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
+                requests = exchange.ask_all(messages, seconds)
+                # In a thread, so that sites that fail meanwhile are asked again meanwhile.
+                training = pool.submit(self._train_global)
                 own_work = pool.submit(beside) if beside else None
-                self._collect_reports(exchange, pending, with_scores=False)
+                self._collect_reports(exchange, requests, False, training)
+                half = training.result()
             arrays = array_record(network_arrays(half.network))
             with self._phase("sampling"):
-                pending = exchange.push(self.configure_evaluate(1, arrays, ConfigRecord(), grid), seconds)
+                messages = self.configure_evaluate(1, arrays, ConfigRecord(), grid)
                 # A real site sends scores only if its own policy lets them leave.
-                self._collect_reports(exchange, pending, with_scores=True)
+                self._collect_reports(exchange, exchange.ask_all(messages, seconds), True, own_work)
                 if own_work is not None:
                     own_work.result()
         return Result(arrays=arrays)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Stop the global training when the run fails, instead of waiting for its end."""
+        try:
+            yield
+        except BaseException:
+            self.tasks.stop()
+            raise
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -144,58 +159,25 @@ class PFDM(Strategy):
 
     # -- phases -------------------------------------------------------------------------------------------
 
-    def _collect_releases(self, exchange: Exchange, nodes: list[int], seconds: float) -> None:
-        """Ask every node for its release, and let those take part whose release is the agreed one."""
-        agreement, class_names = self.tasks.agreement, self.tasks.class_names
-        instruction = ReleaseInstruction(
-            **agreement.mechanism.model_dump(), fingerprint=self._fingerprint, class_names=list(class_names)
-        )
-        content = pack(instruction, {"centre": agreement.centre})
-        pending = exchange.push(_messages(content, nodes, "train.release"), seconds)
-        for node, reply in exchange.collect(pending):
-            with self.participants.judging(node):
-                manifest, _, _ = unpack(reply, ReleaseManifest)
-                check_manifest(manifest, agreement.mechanism, class_names, self._fingerprint)
-                check_declared(manifest, agreement.request(self.config).settings())
-                spool = Spool(self.tasks.folder.spool(manifest.site), manifest)
-                site = UploadingSite(manifest, spool=spool, bytes_down=agreement.centre.nbytes)
-                self.participants.join(node, site)
-                spool.create()
-        self.participants.require_enough()
-        self._caution(max(site.manifest.images for site in self.participants.sites.values()))
-
-    def _collect_shards(self, exchange: Exchange, seconds: float) -> None:
-        """Collect shard after shard from all sites at once, so that memory holds one shard at a time."""
-        sites = self.participants.sites
-        shards = [site.manifest.shards for site in sites.values()]
-        with self.tasks.events.phase("upload", sum(shards)) as progress:
-            for shard in range(max(shards)):
-                content = pack(ShardInstruction(fingerprint=self._fingerprint, shard=shard))
-                asked = [node for node, site in sites.items() if shard < site.manifest.shards]
-                pending = exchange.push(_messages(content, asked, "train.upload"), seconds)
-                for node, reply in exchange.collect(pending):
-                    with self.participants.judging(node):
-                        manifest, arrays, _ = unpack(reply, ShardManifest, arrays=True)
-                        if manifest.shard != shard:
-                            raise MessageError(f"shard {shard} was asked for, not {manifest.shard}")
-                        sites[node].spool.accept(manifest, arrays)
-                        progress(progress.done + 1, sum(shards))
-            for node in list(sites):
-                with self.participants.judging(node):
-                    sites[node].spool.finish()
-        self.participants.require_enough()
-
     def _train_global(self) -> Denoiser:
         """Train the global half; the clients train their personal ones meanwhile."""
         self.features = self.tasks.feature_network(self.participants.simulated)
-        return self.tasks.train_global([site.spool for site in self.participants.sites.values()])
+        return self.tasks.train_global(self._pool)
 
-    def _collect_reports(self, exchange: Exchange, pending: Pending, with_scores: bool) -> None:
-        for node, reply in exchange.collect(pending):
+    def _collect_reports(
+        self, exchange: Exchange, requests: Requests, with_scores: bool, beside: Future[Any] | None
+    ) -> None:
+        """Collect the reports on a phase; ends at once when the server's own work beside it fails."""
+        for node, reply in exchange.collect(requests, self._too_late, beside):
             with self.participants.judging(node):
                 report, _, metrics = unpack(reply, PhaseReport, metrics=with_scores)
                 self.participants.sites[node].report(report, metrics)
         self.participants.require_enough()
+
+    def _too_late(self, node: int) -> None:
+        self.participants.leave_out(
+            node, "it came when the uploads had already been collected; it can take part in the next run"
+        )
 
     # -- Flower's hooks -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
+from flwr.superlink.grid import HttpGrid
 
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import MessageError, RunError
@@ -67,7 +68,7 @@ class Rounds(FedAvg):
         self.config = config
         self.tasks = tasks
         self.method = round_method(config)
-        self.participants: Participants[Site] = Participants(config.min_clients)
+        self.participants: Participants[Site] = Participants(config.min_clients, tasks.folder.participants)
         self.server = RoundServer(tasks, self.method)
         self.features: FeatureNetwork | None = None
         self.cautions: list[Caution] = []
@@ -90,7 +91,8 @@ class Rounds(FedAvg):
             When fewer than ``min-clients`` are left, or only a simulation could do this.
         """
         seconds = float(self.config.reply_seconds) if timeout is None else timeout
-        exchange = Exchange(grid, self.participants.leave_out)
+        exchange = Exchange(grid, self.participants.leave_out, deployed=isinstance(grid, HttpGrid))
+        self.participants.names = exchange.names
         self.summary()
         with self._phase("waiting for clients"):
             nodes = exchange.wait_for_nodes(
@@ -124,8 +126,8 @@ class Rounds(FedAvg):
     def _join(self, exchange: Exchange, nodes: list[int], seconds: float) -> None:
         class_names = self.tasks.class_names
         content = pack(JoinInstruction(fingerprint=self._fingerprint, class_names=list(class_names)))
-        pending = exchange.push(_messages(content, nodes, "query.join"), seconds)
-        for node, reply in exchange.collect(pending):
+        requests = exchange.ask_all(_messages(content, nodes, "query.join"), seconds)
+        for node, reply in exchange.collect(requests):
             with self.participants.judging(node):
                 manifest, _, _ = unpack(reply, JoinManifest)
                 _check_join(manifest, len(class_names), self._fingerprint)
@@ -161,7 +163,7 @@ class Rounds(FedAvg):
             messages += _messages(pack(instruction, weights), [node], "train.round")
             self.participants.sites[node].bytes_down += _size(weights)
         updates: dict[int, Arrays] = {}
-        for node, reply in exchange.collect(exchange.push(messages, seconds)):
+        for node, reply in exchange.collect(exchange.ask_all(messages, seconds), self._too_late):
             with self.participants.judging(node):
                 report, arrays, _ = unpack(reply, RoundReport, arrays=True)
                 site = self.participants.sites[node]
@@ -202,12 +204,17 @@ class Rounds(FedAvg):
         if self.features is not None:
             weights |= {f"features/{name}": array for name, array in self.features.to_arrays().items()}
         content = pack(Instruction(fingerprint=self._fingerprint), weights)
-        pending = exchange.push(_messages(content, self.participants.sites, "evaluate.sample"), seconds)
-        for node, reply in exchange.collect(pending):
+        requests = exchange.ask_all(_messages(content, self.participants.sites, "evaluate.sample"), seconds)
+        for node, reply in exchange.collect(requests, self._too_late):
             with self.participants.judging(node):
                 report, _, metrics = unpack(reply, PhaseReport, metrics=True)
                 self.participants.sites[node].report(report, metrics)
         self.participants.require_enough()
+
+    def _too_late(self, node: int) -> None:
+        self.participants.leave_out(
+            node, "it came when training had begun already; it can take part in the next run"
+        )
 
 
 def _check_join(manifest: JoinManifest, classes: int, fingerprint: str) -> None:

@@ -23,7 +23,7 @@ from fedpdiff.simulation.launcher import to_toml
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(sys.executable).parent
 MANAGED_PORT = 39091  # of the SuperLink that `flwr run` starts by itself
-SECONDS = 400
+SECONDS = 900
 SHORT = {
     "personal-steps": 2,
     "global-steps": 2,

@@ -9,14 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-FOUNDATION = ["errors", "rng", "types", "schedule"]
+FOUNDATION = ["errors", "plain", "rng", "types", "schedule"]
 # Each part of the library, from the bottom up, with the parts it may import.
 MAY_IMPORT: dict[str, list[str]] = {
     "errors": [],
+    "plain": [],
     "rng": [],
     "types": ["errors"],
     "schedule": ["errors"],
-    "fingerprint": [],
+    "fingerprint": ["errors"],
     "config": FOUNDATION,
     "data": [*FOUNDATION, "config"],
     "diffusion": [*FOUNDATION, "config"],
@@ -28,17 +29,19 @@ MAY_IMPORT: dict[str, list[str]] = {
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
     "attack_results": ["errors", "runfolder"],
+    "deletions": ["errors", "runfolder"],
     "evaluation": [*FOUNDATION, "config", "metrics", "results"],
 }
 LIBRARY = list(MAY_IMPORT)
 MAY_IMPORT |= {
-    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "runfolder"],
+    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "deletions", "runfolder"],
     "federation": LIBRARY,
     "evidence": [*LIBRARY, "federation"],
+    "publishing": [*LIBRARY, "federation"],
     "records": ["errors", "federation"],
     "simulation": ["errors", "config", "events", "results", "runfolder", "report"],
     "deployment": [*FOUNDATION, "config", "data", "fingerprint", "privacy", "runfolder"],
-    "cli": [*LIBRARY, "deployment", "federation", "evidence", "report", "simulation"],
+    "cli": [*LIBRARY, "deployment", "federation", "evidence", "publishing", "report", "simulation"],
     "__init__": ["diffusion"],
     "__main__": ["cli"],
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fedpdiff.errors import FedpdiffError
+from fedpdiff.plain import plain_line
 
 COMMANDS = (
     "simulate",
@@ -24,8 +25,10 @@ COMMANDS = (
     "audit",
     "attack",
     "report",
+    "publish",
     "coordinator",
     "site",
+    "app",
     "doctor",
 )
 
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed) or 0)
     except FedpdiffError as error:
-        print(f"fedpdiff: error: {error}", file=sys.stderr)
+        # It may quote a file that somebody else wrote.
+        lines = (plain_line(line, 4000) for line in str(error).splitlines())
+        print("fedpdiff: error: " + "\n".join(lines), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fedpdiff: interrupted", file=sys.stderr)

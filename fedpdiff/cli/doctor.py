@@ -14,7 +14,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Check everything before the first run and say what to mend; exit status 1 when "
         "something must be.",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder made by coordinator init or site init")
+    parser.add_argument(
+        "dir",
+        type=Path,
+        metavar="DIR",
+        help="folder made by coordinator init or site init; private side of a sealed site: its --state",
+    )
+    parser.add_argument(
+        "--sealed",
+        type=Path,
+        metavar="DIR",
+        help="sealed site, private side: the folder with outbox and inbox",
+    )
     parser.add_argument(
         "--fingerprint",
         default="",
@@ -28,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what was found; 1 when there is a problem."""
     from fedpdiff.deployment.doctor import examine
 
-    findings = examine(args.dir, args.fingerprint)
+    findings = examine(args.dir, args.fingerprint, args.sealed)
     for finding in findings:
         print(finding.text())
     problems = sum(finding.level == "problem" for finding in findings)

@@ -34,10 +34,9 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks and return the exit status."""
     from fedpdiff.errors import ConfigError
-    from fedpdiff.simulation.presets import app_folder, read_presets
+    from fedpdiff.simulation.presets import read_presets
 
-    app = app_folder()
-    presets = read_presets(app)
+    presets = read_presets()
     if arguments.list:
         print("\n".join(_explain(preset) for preset in presets.values()))
         return 0
@@ -45,9 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
         given = f"no preset {arguments.preset!r}" if arguments.preset else "no preset given"
         raise ConfigError(f"{given}: must be one of {', '.join(presets)}; --list explains them")
 
+    from fedpdiff.simulation.app import flower_app
     from fedpdiff.simulation.simulate import simulate
 
-    return simulate(app, presets[arguments.preset], _overrides(arguments), arguments.out)
+    with flower_app() as app:
+        return simulate(app, presets[arguments.preset], _overrides(arguments), arguments.out)
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:

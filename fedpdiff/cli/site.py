@@ -23,6 +23,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     init.add_argument("--name", default="", metavar="SITE", help="this site's name (default: the folder's)")
     init.add_argument("--data", default="", metavar="PATH", help="absolute path of the images")
     init.add_argument(
+        "--sealed",
+        type=Path,
+        metavar="DIR",
+        help="make the network side of a sealed site, which has no data: only DIR/outbox and DIR/inbox",
+    )
+    init.add_argument(
         "--images",
         type=int,
         default=10_000,
@@ -45,22 +51,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run_init(args: argparse.Namespace) -> int:
     """Set up the folder and say what comes next."""
     from fedpdiff.cli.setup_words import say_what_was_made
-    from fedpdiff.deployment.site import init_site
+    from fedpdiff.deployment.site import Site
+    from fedpdiff.deployment.site_setup import SiteSetup
 
-    setup = init_site(
-        args.dir, args.coordinator, args.ca, args.name, args.data, args.images, args.runtime_port
-    )
+    setup = SiteSetup(
+        args.coordinator, args.ca, args.name, args.data, args.sealed, args.images, args.runtime_port
+    ).init(args.dir)
     say_what_was_made(setup)
+    files = "site.toml" if args.sealed else "site.toml (data-path) and policy.toml"
     print(
         f"""
-Next: read and edit {setup.root}/site.toml (data-path) and {setup.root}/policy.toml,
+Next: read and edit {files} in {setup.root},
 send {setup.root}/site.key.pub to the coordinator, and run: fedpdiff doctor {setup.root}
 When admitted, each in a terminal (or service) of its own:
   {setup.root}/start-supernode
   {setup.root}/start-clientapp
-The coordinator ships the code that start-clientapp runs on the images: this site trusts it.
 Keep here, and secret: site.key, runtime.key, superexec.secret"""
     )
+    if args.sealed or args.data:
+        print(Site.load(setup.root).trusts())
     return 0
 
 

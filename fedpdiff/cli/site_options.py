@@ -27,6 +27,13 @@ def add_site_options(parser: argparse.ArgumentParser) -> None:
     once.add_argument(
         "--policy", type=Path, metavar="FILE", help="what this site allows; see fedpdiff policy"
     )
+    once.add_argument(
+        "--witness",
+        type=Path,
+        metavar="FILE",
+        help="file that notices a ledger restored from an old backup, best on another disk or machine "
+        "(default: witness.json in the state folder)",
+    )
     once.add_argument("--site", metavar="NAME", help="this site's name, as in its node's site-name")
 
 
@@ -44,7 +51,7 @@ def private_side(args: argparse.Namespace) -> Iterator[PrivateSide]:
     from fedpdiff.federation.private_side import PrivateSide
     from fedpdiff.simulation.progress import display
 
-    side = PrivateSide.open(args.state, args.data, args.policy, args.site, args.request)
+    side = PrivateSide.open(args.state, args.data, args.policy, args.site, args.request, witness=args.witness)
     with display(Console(stderr=True), "reading images") as shown:
         side.tasks.events.listener = shown.show
         yield side

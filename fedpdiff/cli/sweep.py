@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fedpdiff.config.run import parse_assignment
     from fedpdiff.errors import ConfigError
     from fedpdiff.report.sweep_page import write_sweep_report
-    from fedpdiff.simulation.presets import app_folder, read_presets
+    from fedpdiff.simulation.presets import read_presets
     from fedpdiff.simulation.sweep import plan, read_sweep, run_sweep
 
     if arguments.jobs < 1:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    failures = run_sweep(read_presets(app_folder()), sweep, runs, out, arguments.jobs, say)
+    failures = run_sweep(read_presets(), sweep, runs, out, arguments.jobs, say)
     for line in failures:
         print(f"fedpdiff: failed: {line}", file=sys.stderr)
     if len(failures) < len(runs):

@@ -39,13 +39,17 @@ def run(arguments: argparse.Namespace) -> int:
     for verdict in verdicts:
         print("\n".join(_lines(verdict, arguments.folder)))
     wrong = [verdict for verdict in verdicts if verdict.problems]
-    right = [verdict for verdict in verdicts if not verdict.problems and not verdict.simulated]
+    deleted = [verdict for verdict in verdicts if verdict.deleted and not verdict.problems]
+    right = [v for v in verdicts if not (v.problems or v.simulated or v.deleted)]
     if wrong:
         print(f"{len(wrong)} of {len(verdicts)} are wrong.", file=sys.stderr)
         return 1
-    if not right:
+    if not right and not deleted:
         raise RunError(f"{arguments.folder} holds seeded noise only, which has no certificate: NOT PRIVATE")
-    print(f"{len(right)} verified: every number follows from the settings, every hash fits the bytes.")
+    if right:
+        print(f"{len(right)} verified: every number follows from the settings, every hash fits the bytes.")
+    if deleted:
+        print(f"{len(deleted)} uploads were deleted; their certificates follow from their settings.")
     return 0
 
 
@@ -57,8 +61,12 @@ def _lines(verdict: Verdict, root: Path) -> list[str]:
     if verdict.problems:
         return [f"{name}: WRONG", *(f"  {problem}" for problem in verdict.problems)]
     stated, together = verdict.certificate, verdict.certificate["composition"]
+    head = f"{name}: verified"
+    if verdict.deleted:
+        known = "its bytes fitted it then" if verdict.deleted.verified else "its bytes were not verified then"
+        head = f"{name}: certificate verified; {verdict.deleted.words}; {known}"
     lines = [
-        f"{name}: verified",
+        head,
         f"  {stated['n_images']} images, epsilon {stated['epsilon']:.3f} at delta {stated['delta']!r} for "
         "one noisy copy of an image",
     ]

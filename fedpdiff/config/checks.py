@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from typing import TYPE_CHECKING
+
+from fedpdiff.config.settings import show
 
 if TYPE_CHECKING:
     from fedpdiff.config.run import RunConfig
@@ -75,7 +76,9 @@ def _data(config: RunConfig) -> list[str]:
         name or "(empty)" for name, times in Counter(config.class_names).items() if times > 1 or not name
     ]
     if repeated:
-        problems.append(f'classes = "{config.classes}": empty or repeated names: {", ".join(repeated)}')
+        problems.append(
+            f"classes = {show(config.classes)}: empty or repeated names: {', '.join(repeated)[:200]}"
+        )
     return problems
 
 
@@ -88,9 +91,9 @@ def _partition(config: RunConfig) -> list[str]:
         )
     try:
         config.partitioner_keywords  # noqa: B018
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(
-            f'partitioner-settings = "{config.partitioner_settings}": must be TOML key = value pairs '
+            f"partitioner-settings = {show(config.partitioner_settings)}: must be TOML key = value pairs "
             f"separated by commas, such as 'alpha = 0.5, self_balancing = true' ({error})"
         )
     return problems

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from fedpdiff.config.settings import Settings, setting
 
-_ABSOLUTE = r"^(/.*)?$"
+_ABSOLUTE = r"^(/[^\x00-\x1f\x7f]*)?$"  # control characters in a path are a mistake, or somebody's trick
 
 
 class NodeConfig(Settings):
@@ -22,6 +22,9 @@ class NodeConfig(Settings):
         Folder for the release and the personal model; must outlive the process.
     policy
         This site's own policy file: what may be asked of its images and what may leave.
+    witness
+        File that notices a ledger restored from an old backup, best on another disk or machine than the state
+        folder; "" = ``witness.json`` in the state folder.
     outbox, inbox
         Sealed mode, instead of data path, state folder and policy: the folder that ``fedpdiff release`` fills
         and the one where the global half is put. The process has nothing else of the site.
@@ -34,6 +37,7 @@ class NodeConfig(Settings):
     data_path: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     state_dir: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     policy: str = setting("", "an absolute path", pattern=_ABSOLUTE)
+    witness: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     outbox: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     inbox: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     site_name: str = setting(
@@ -65,7 +69,12 @@ class NodeConfig(Settings):
         return self
 
     def _sealed_problems(self) -> list[str]:
-        given = {"data-path": self.data_path, "state-dir": self.state_dir, "policy": self.policy}
+        given = {
+            "data-path": self.data_path,
+            "state-dir": self.state_dir,
+            "policy": self.policy,
+            "witness": self.witness,
+        }
         problems = [
             f'{key} = "{value}": must not be set together with outbox: this process serves the outbox only, '
             "and nothing private may be within its reach"

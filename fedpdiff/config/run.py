@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Any, Literal, Self
+import unicodedata
+from typing import Any, Final, Literal, Self
 
 from pydantic import model_validator
 
@@ -11,7 +12,10 @@ from fedpdiff.config.checks import impossible_combinations
 from fedpdiff.config.settings import Settings, Value, setting, show, unknown_key
 from fedpdiff.errors import ConfigError
 
-_ABSOLUTE = r"^(/.*)?$"
+PFDM: Final = "pfdm"
+"""The method that everything is compared with."""
+
+_ABSOLUTE = r"^(/[^\x00-\x1f\x7f]*)?$"
 _PARTITIONERS = "iid|dirichlet|pathological|shard|natural-id|majority-minority"
 _COUNT = "a whole number of at least 1"
 _SECONDS = "a whole number of seconds, at least 1"
@@ -134,7 +138,10 @@ class RunConfig(Settings):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The class names in order; empty when the run takes the data's own."""
-        return tuple(name.strip() for name in self.classes.split(",")) if self.classes.strip() else ()
+        if not self.classes.strip():
+            return ()
+        # Composed, as data's names are: an accent may be typed as one character or as two.
+        return tuple(unicodedata.normalize("NFC", name.strip()) for name in self.classes.split(","))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -152,10 +159,13 @@ class RunConfig(Settings):
 
         Raises
         ------
-        tomllib.TOMLDecodeError
+        ValueError
             Never on a checked configuration.
         """
-        return tomllib.loads(f"settings = {{{self.partitioner_settings}}}")["settings"]
+        found = tomllib.loads(f"settings = {{{self.partitioner_settings}}}")
+        if list(found) != ["settings"]:  # a brace closed early, and something else began
+            raise ValueError("unbalanced braces")
+        return found["settings"]
 
 
 def parse_assignment(assignment: str) -> tuple[str, Value]:

@@ -10,8 +10,10 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedpdiff.errors import ConfigError
+from fedpdiff.plain import plain_line
 
 Value = bool | int | float | str
+_LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
 def setting(default: Any, allowed: str, **constraints: Any) -> Any:
@@ -20,11 +22,13 @@ def setting(default: Any, allowed: str, **constraints: Any) -> Any:
 
 
 def show(value: object) -> str:
-    """Write a value as TOML does."""
+    """Write a value as TOML does, cut where it is long."""
     try:
-        return json.dumps(value, ensure_ascii=False)
-    except TypeError:
-        return repr(value)
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
 
 
 class Settings(BaseModel):
@@ -56,6 +60,8 @@ class Settings(BaseModel):
         """
         known = {key: value for key, value in settings.items() if key in cls.fields_by_key()}
         problems = [unknown_key(key, cls) for key in settings if key not in known]
+        for key in [key for key, value in known.items() if not _is_text(value)]:
+            problems.append(cls._wrong(key, known.pop(key)))
         try:
             config = cls.model_validate(known)
         except ValidationError as error:
@@ -69,17 +75,31 @@ class Settings(BaseModel):
         if not details["loc"]:  # a combination: the message says it all, one line each
             return str(details["ctx"]["error"]).splitlines()
         key = str(details["loc"][0])
-        allowed = cls.model_fields[cls.fields_by_key()[key]].description
         if details["type"] == "missing":
-            return [f"{key}: is missing; must be {allowed}"]
-        return [f"{key} = {show(details['input'])}: must be {allowed}"]
+            return [f"{key}: is missing; must be {cls._allowed(key)}"]
+        return [cls._wrong(key, details["input"])]
+
+    @classmethod
+    def _wrong(cls, key: str, value: object) -> str:
+        return f"{key} = {show(value)}: must be {cls._allowed(key)}"
+
+    @classmethod
+    def _allowed(cls, key: str) -> str:
+        return str(cls.model_fields[cls.fields_by_key()[key]].description)
 
     def flat(self) -> dict[str, Value]:
         """Return all settings by kebab-case key, the inverse of :meth:`parse`; unset ones are left out."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
+def _is_text(value: object) -> bool:
+    """Return False for text that no file or message can hold: half a character of bytes that are no UTF-8."""
+    return not isinstance(value, str) or value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def unknown_key(key: str, model: type[Settings]) -> str:
     """Say that ``key`` is unknown and which known one it resembles."""
     close = difflib.get_close_matches(key.replace("_", "-"), list(model.fields_by_key()), n=1)
-    return f"{key}: unknown setting" + (f", did you mean {close[0]}?" if close else "")
+    return f"{plain_line(key, 100) or '(empty)'}: unknown setting" + (
+        f", did you mean {close[0]}?" if close else ""
+    )

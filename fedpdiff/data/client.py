@@ -8,7 +8,6 @@ import datasets
 
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.data.images import decode_images, to_labelled_images
-from fedpdiff.data.partition import divide
 from fedpdiff.data.source import load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
 from fedpdiff.errors import ConfigError, DataError
@@ -62,6 +61,8 @@ def load_client(config: RunConfig, node: NodeConfig, person_column: str = "") ->
         When the images cannot be read or divided.
     """
     if node.simulated:
+        from fedpdiff.data.partition import divide  # heavy, and a real site's data are not divided
+
         if node.partition_id is None or node.num_partitions != config.clients:
             raise ConfigError(
                 f"there are {node.num_partitions} simulated nodes, but clients = {config.clients}; run with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import datasets
@@ -70,13 +71,18 @@ def class_names_of(dataset: datasets.Dataset, column: str) -> tuple[str, ...]:
     """Return a label column's class names in its own order: as declared, else sorted (numbers by value)."""
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
-        return tuple(feature.names)
+        return tuple(dict.fromkeys(_composed(name) for name in feature.names))
     values = [value for value in dataset.unique(column) if value is not None]
-    return tuple(_name(feature, value) for value in sorted(values))
+    return tuple(dict.fromkeys(_name(feature, value) for value in sorted(values)))
 
 
 def _name(feature: Any, value: Any) -> str:
-    return str(feature.names[value]) if isinstance(feature, datasets.ClassLabel) else str(value)
+    return _composed(str(feature.names[value] if isinstance(feature, datasets.ClassLabel) else value))
+
+
+def _composed(name: str) -> str:
+    """Return a name with its accents as single characters: folders of some systems have them apart (NFD)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _check_label_type(feature: Any, column: str) -> None:

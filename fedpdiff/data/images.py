@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import DataError
@@ -19,6 +19,9 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr")
 BATCH = 256  # encoded images held at a time
+# Others are refused: some Pillow opens by running another program (EPS).
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+MOST_PIXELS = 2**26  # 8192 x 8192: a small file may claim to unpack to any size
 
 
 def to_labelled_images(dataset: datasets.Dataset, config: RunConfig, where: str = "") -> LabelledImages:
@@ -32,10 +35,10 @@ def decode_images(
     """Decode images, bring them to the run's channels and size, and tell which original each one is.
 
     The EXIF orientation is applied; 16-bit grey is scaled to 8 bits (x / 257); palettes become RGB;
-    transparency is laid over black. ``channels = 1`` takes the luma (ITU-R 601) of colour images,
-    ``channels = 3`` repeats grey. ``fit = "resize"`` scales to the square, whatever the aspect;
-    ``fit = "pad"`` scales the longer side and centres the image on black. Scaling is Pillow's bicubic
-    filter, antialiased.
+    transparency is laid over black; of several frames the first is taken. ``channels = 1`` takes the luma
+    (ITU-R 601) of colour images, ``channels = 3`` repeats grey. ``fit = "resize"`` scales to the square,
+    whatever the aspect; ``fit = "pad"`` scales the longer side and centres the image on black. Scaling is
+    Pillow's bicubic filter, antialiased.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ def decode_images(
     Raises
     ------
     DataError
-        When an image cannot be decoded; it is named by its row, never by what it shows.
+        When an image cannot be decoded, is of another format than :data:`FORMATS`, or has more than
+        :data:`MOST_PIXELS`; it is named by its row, never by what it shows.
     """
     where = where or f'data = "{config.data}"'
     size = config.image_size
@@ -87,11 +91,17 @@ def _decode(encoded: dict[str, Any] | None, channels: int, size: int, fit: str) 
         raise DataError("is missing; take the row out")
     try:
         source = encoded["path"] if encoded["bytes"] is None else io.BytesIO(encoded["bytes"])
-        with Image.open(source) as opened:
+        with Image.open(source, formats=FORMATS) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
             digest = _digest(opened)
             image = _scaled(to_mode(ImageOps.exif_transpose(opened), channels), size, fit)
     except DataError:
         raise
+    except Image.DecompressionBombError:
+        raise DataError(f"has more than {MOST_PIXELS:,} pixels; scale it down or cut it into tiles") from None
+    except UnidentifiedImageError:
+        raise DataError(f"is no image, or none of {', '.join(FORMATS)}; repair it or take it out") from None
     except Exception as error:  # Pillow's decoders raise many kinds
         raise DataError(f"cannot be decoded ({type(error).__name__}); repair it or take it out") from None
     pixels = np.asarray(image, dtype=np.uint8)

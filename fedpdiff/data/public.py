@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fedpdiff.config import RunConfig
 from fedpdiff.data.images import to_labelled_images
-from fedpdiff.data.partition import divide
 from fedpdiff.data.source import load_source
 from fedpdiff.data.splits import split_source
 from fedpdiff.types import LabelledImages, concatenate
@@ -25,5 +24,7 @@ def load_all_private(config: RunConfig) -> LabelledImages:
 
     Only a simulation can: it is for the centralised upper bound and the metrics' feature network.
     """
+    from fedpdiff.data.partition import divide  # heavy, and real sites' data are not divided
+
     private = split_source(load_source(config), config).private
     return concatenate(to_labelled_images(part, config) for part in divide(private, config))

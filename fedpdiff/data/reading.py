@@ -1,13 +1,13 @@
 """Where images come from: scikit-learn's digits, a folder or file on this machine, or the Hugging Face hub.
 
 Everything is read with ``datasets``. What lies in a local folder may be private, so it is never left in a
-cache: the library's Arrow copy is made in a temporary folder of this user, read into memory and deleted.
+cache: the library's Arrow copy is made in a temporary folder of this user, read into memory and deleted;
+what a killed process leaves there goes at the next start.
 """
 
 from __future__ import annotations
 
 import glob
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from fedpdiff.data.inside import check_files
+from fedpdiff.data.scratch import scratch_folder
 from fedpdiff.errors import DataError
 
 DIGITS = "digits"
@@ -36,7 +38,7 @@ def read(where: str) -> datasets.DatasetDict:
     """
     if where == DIGITS:
         return datasets.DatasetDict(train=_digits())
-    if Path(where).expanduser().exists():
+    if local_path(where):
         return read_local(where, "data")
     if where.startswith(("/", ".", "~")) or "\\" in where or where.count("/") > 1:
         raise DataError(
@@ -44,6 +46,15 @@ def read(where: str) -> datasets.DatasetDict:
             f"a folder or file that exists, or the name of a data set on the Hugging Face hub"
         )
     return _read_hub(where)
+
+
+def local_path(where: str) -> Path | None:
+    """Return the absolute path that a source is, ``~`` being the home folder; None when nothing is there."""
+    try:
+        path = Path(where).expanduser().absolute()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
+        return None
 
 
 def read_local(where: str, setting: str) -> datasets.DatasetDict:
@@ -59,17 +70,19 @@ def read_local(where: str, setting: str) -> datasets.DatasetDict:
     Raises
     ------
     DataError
-        When the path does not exist or cannot be read.
+        When the path does not exist or cannot be read, or holds what leads elsewhere, see
+        :func:`~fedpdiff.data.inside.check_files`.
     """
-    path = Path(where).expanduser().absolute()
-    if not path.exists():
+    path = local_path(where)
+    if path is None:
         raise DataError(
             f'{setting} = "{where}" does not exist; give the absolute path of a folder or file of images'
         )
+    check_files(path, f'{setting} = "{where}"')
     arguments = _local_arguments(path, setting)
-    with tempfile.TemporaryDirectory(prefix="fedpdiff-data-") as cache:
+    with scratch_folder() as cache:
         try:
-            found = datasets.load_dataset(**arguments, cache_dir=cache, keep_in_memory=True)
+            found = datasets.load_dataset(**arguments, cache_dir=str(cache), keep_in_memory=True)
         except Exception as error:
             # Only the kind of error: a library's message may quote what it read, which is private.
             raise DataError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 
 from fedpdiff.config import RunConfig
 from fedpdiff.data.colorize import add_colours, colour_names
 from fedpdiff.data.columns import class_names_of, find_columns, normalise
-from fedpdiff.data.reading import TEST_NAMES, TRAIN_NAMES, read, read_local
+from fedpdiff.data.inside import check_paths
+from fedpdiff.data.reading import DIGITS, TEST_NAMES, TRAIN_NAMES, local_path, read, read_local
 from fedpdiff.errors import ConfigError, DataError
 
 
@@ -33,7 +35,8 @@ def load_source(config: RunConfig) -> Source:
     DataError
         When it cannot be read, or its columns or classes do not fit the settings.
     """
-    return _source(read(config.data), config, config.class_names, f'data = "{config.data}"')
+    root = None if config.data == DIGITS else local_path(config.data)
+    return _source(read(config.data), config, config.class_names, f'data = "{config.data}"', root)
 
 
 def load_site(config: RunConfig, data_path: str) -> Source:
@@ -49,7 +52,7 @@ def load_site(config: RunConfig, data_path: str) -> Source:
     """
     found = read_local(data_path, "data-path")
     names = config.class_names or _own_names(read(config.data), config)
-    return _source(found, config, names, f'data-path = "{data_path}"')
+    return _source(found, config, names, f'data-path = "{data_path}"', local_path(data_path))
 
 
 def class_names(config: RunConfig) -> tuple[str, ...]:
@@ -63,12 +66,18 @@ def _own_names(found: datasets.DatasetDict, config: RunConfig) -> tuple[str, ...
     return class_names_of(train, find_columns(train, config)[1])
 
 
-def _source(found: datasets.DatasetDict, config: RunConfig, names: tuple[str, ...], where: str) -> Source:
+def _source(
+    found: datasets.DatasetDict, config: RunConfig, names: tuple[str, ...], where: str, root: Path | None
+) -> Source:
     train, test = _train_and_test(found, where)
     columns = find_columns(train, config)
     names = names or class_names_of(train, columns[1])
     train = normalise(train, columns, names, where)
     test = None if test is None else normalise(test, columns, names, where)
+    if root is not None:
+        for part in (train, test):
+            if part is not None:
+                check_paths(part, root, where)
     if config.data_transform == "colorize":
         if config.channels != 3:
             raise ConfigError(

@@ -63,11 +63,21 @@ def split_site(source: Source, test_fraction: float) -> tuple[datasets.Dataset, 
     -------
     tuple
         Training and test images; the source's own test split where it has one.
+
+    Raises
+    ------
+    DataError
+        When nothing is left for training.
     """
     if source.test is not None:
         return source.train, source.test
     labels = np.asarray(source.train["label"][:], dtype=np.int64)
     count = round(test_fraction * len(labels))
+    if count >= len(labels):
+        raise DataError(
+            f"of this site's {len(labels)} images, test-fraction = {test_fraction} holds out all; lower it "
+            "or give more images"
+        )
     test, train = stratified(labels, np.arange(len(labels)), count, numpy_generator(0, "site"))
     return source.train.select(train), source.train.select(test)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from fedpdiff.config.settings import show
 from fedpdiff.errors import ConfigError
 
 _HOST = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*$")
@@ -22,10 +23,10 @@ def check_host(host: str, option: str) -> str:
     try:
         return str(ipaddress.IPv4Address(host))
     except ValueError:
-        if _HOST.match(host):
+        if _HOST.fullmatch(host):
             return host
     raise ConfigError(
-        f'{option} "{host}" must be a host name or an IPv4 address that sites can reach, such as '
+        f"{option} {show(host)} must be a host name or an IPv4 address that sites can reach, such as "
         "pfdm.example.org"
     )
 
@@ -38,7 +39,7 @@ def check_port(port: int, option: str) -> int:
     ConfigError
         When there is no such port.
     """
-    if not 1 <= port <= 65535:
+    if type(port) is not int or not 1 <= port <= 65535:
         raise ConfigError(f"{option} {port} must be a port number, 1 to 65535")
     return port
 
@@ -52,8 +53,8 @@ def check_address(address: str, option: str) -> tuple[str, int]:
         When it is not that.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f'{option} "{address}" must be HOST:PORT, such as pfdm.example.org:8443')
+    if not host or not port.isdecimal() or len(port) > 5:
+        raise ConfigError(f"{option} {show(address)} must be HOST:PORT, such as pfdm.example.org:8443")
     return check_host(host, option), check_port(int(port), option)
 
 
@@ -65,7 +66,7 @@ def check_site(name: str, option: str) -> str:
     ConfigError
         When it has other characters than allowed.
     """
-    if not _SITE.match(name):
+    if not _SITE.fullmatch(name):
         raise ConfigError(
             f'{option} "{name}" must be 1 to 64 letters, digits, dots, hyphens or underscores, a letter or '
             "digit first"

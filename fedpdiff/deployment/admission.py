@@ -88,7 +88,10 @@ def revoke(root: Path, name: str) -> str:
     _flower(root, "unregister", sites[name]["node-id"], CONNECTION)
     sites[name]["revoked"] = _now()
     _save(root, sites)
-    return f"{name} is revoked and can no longer join; its uploads of earlier runs stay where they are"
+    return (
+        f"{name} is revoked and can no longer join; its uploads stay until fedpdiff coordinator forget "
+        "deletes them"
+    )
 
 
 def _digest(key: Path) -> str:
@@ -123,6 +126,7 @@ def _flower(root: Path, *arguments: str) -> dict[str, Any]:
         done = subprocess.run(
             command,
             env=environment,
+            cwd=root / "empty",  # flwr takes a folder of the connection's name for an app of an older kind
             capture_output=True,
             text=True,
             timeout=_SECONDS,

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import secrets
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedpdiff.deployment import scripts
 from fedpdiff.deployment.addresses import check_host, check_port
 from fedpdiff.deployment.certificates import Identity, make_authority, make_server
-from fedpdiff.deployment.files import SCRIPT, SECRET, Setup
+from fedpdiff.deployment.files import SCRIPT, SECRET, Setup, check_settings_format
 from fedpdiff.errors import ConfigError
 
 SETTINGS = "coordinator.toml"
+FORMAT = "fedpdiff-coordinator/1"
 CONNECTION = "fedpdiff"  # the SuperLink's name in Flower's own configuration
 
 _SETTINGS = """\
 # How this coordinator was set up; the start scripts and nginx.conf were made from it.
 # To change something: delete this file, server.pem, server.key, nginx.conf, flower/config.toml and the
 # start scripts, and run fedpdiff coordinator init again. The authority (ca.crt, ca.key) stays.
+format = "fedpdiff-coordinator/1"
 host = "{host}"           # the name by which sites reach this machine
 port = {port}             # where the proxy listens, for sites
 superlink-port = {superlink_port}   # where the SuperLink listens, on this machine only
+# fedpdiff coordinator expire deletes uploads that are older; change it as you like.
+keep-uploads-days = 365
 """
 
 _CONNECTION = """\
@@ -47,11 +51,14 @@ class Coordinator:
         Where the proxy listens.
     superlink_port
         Where the SuperLink listens, on the machine itself only.
+    keep_uploads_days
+        How long ``fedpdiff coordinator expire`` keeps uploads.
     """
 
     host: str
     port: int = 8443
     superlink_port: int = 8000
+    keep_uploads_days: float = field(default=365, compare=False)  # the owner's, not the init command's
 
     @classmethod
     def load(cls, root: Path) -> Coordinator:
@@ -64,13 +71,22 @@ class Coordinator:
         """
         try:
             found = tomllib.loads((root / SETTINGS).read_text(encoding="utf-8"))
-            return cls(str(found["host"]), int(found["port"]), int(found["superlink-port"]))
+            check_settings_format(root / SETTINGS, found.get("format", FORMAT), FORMAT)
+            days = float(found.get("keep-uploads-days", cls.keep_uploads_days))
+            if not days >= 0:
+                raise ValueError(f"keep-uploads-days = {days:g} must be at least 0")
+            return cls(
+                str(found["host"]),
+                check_port(found["port"], "port"),
+                check_port(found["superlink-port"], "superlink-port"),
+                days,
+            )
         except OSError:
             raise ConfigError(
                 f"{root} is not a coordinator's folder (no {SETTINGS}); fedpdiff coordinator init DIR "
                 "--host NAME makes one"
             ) from None
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"{root / SETTINGS} is damaged ({error}); it must have host, port and superlink-port"
             ) from None

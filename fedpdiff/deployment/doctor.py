@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from fedpdiff.config import RunConfig
 from fedpdiff.data.columns import class_names_of, find_columns
@@ -14,14 +16,18 @@ from fedpdiff.deployment import findings as checks
 from fedpdiff.deployment.connection import coordinator as ask_coordinator
 from fedpdiff.deployment.coordinator import SETTINGS, Coordinator
 from fedpdiff.deployment.findings import Finding
+from fedpdiff.deployment.sealed_layout import network_side, private_side
 from fedpdiff.deployment.site import SETTINGS as SITE_SETTINGS
 from fedpdiff.deployment.site import Site
 from fedpdiff.errors import ConfigError, FedpdiffError
+from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.privacy.policy import Policy
 
+_PRIVATE = "site.json"  # what the commands of a private side remember in their state folder
 
-def examine(root: Path, fingerprint: str = "") -> list[Finding]:
-    """Check a folder made by ``coordinator init`` or ``site init``.
+
+def examine(root: Path, fingerprint: str = "", sealed: Path | None = None) -> list[Finding]:
+    """Check a folder made by ``coordinator init`` or ``site init``, or a sealed site's private state folder.
 
     Parameters
     ----------
@@ -29,6 +35,8 @@ def examine(root: Path, fingerprint: str = "") -> list[Finding]:
         The folder.
     fingerprint
         The other side's code fingerprint, or its first 12 characters or more; "" = not compared.
+    sealed
+        For the private side of a sealed site: the folder with ``outbox`` and ``inbox``.
 
     Raises
     ------
@@ -40,10 +48,12 @@ def examine(root: Path, fingerprint: str = "") -> list[Finding]:
         own = _coordinator(root)
     elif (root / SITE_SETTINGS).exists():
         own = _site(root)
+    elif (root / _PRIVATE).exists():
+        own = _private(root, sealed)
     else:
         raise ConfigError(
-            f"{root} has neither {SETTINGS} nor {SITE_SETTINGS}; give a folder made by fedpdiff coordinator "
-            "init or fedpdiff site init"
+            f"{root} has neither {SETTINGS} nor {SITE_SETTINGS} nor {_PRIVATE}; give a folder made by "
+            "fedpdiff coordinator init or fedpdiff site init, or the --state of fedpdiff release"
         )
     return [*checks.versions(fingerprint), *own, checks.disk(root), checks.gpu()]
 
@@ -109,11 +119,43 @@ def _site(root: Path) -> list[Finding]:
         site = Site.load(root)
     except ConfigError as error:
         return [*found, Finding("problem", SITE_SETTINGS, str(error), f"edit {root / SITE_SETTINGS}")]
-    found += ask_coordinator(*site.coordinator, root / "ca.crt")
+    found += [_code(site), *ask_coordinator(*site.coordinator, root / "ca.crt")]
     found.append(_port("SuperNode", site.runtime_port, "start-supernode"))
-    if site.node.data_path:  # a sealed site's process has none of these
-        found += [_data(site.node.data_path), _policy(site.node.policy), _state(Path(site.node.state_dir))]
-    return found
+    if site.node.sealed:
+        return found + network_side(Path(site.node.outbox), Path(site.node.inbox))
+    return [*found, _data(site.node.data_path), _policy(site.node.policy), _state(Path(site.node.state_dir))]
+
+
+def _code(site: Site) -> Finding:
+    """Check that the pinned code is installed, and that the start script would insist on it."""
+    own, pin = code_fingerprint(), site.code_fingerprint
+    if not pin:
+        level: Literal["ok", "note"] = "ok" if site.node.sealed else "note"
+        return Finding(level, "code-fingerprint", site.trusts())
+    if pin != own:
+        mend = f"install the version that was pinned or, after an upgrade that you meant, pin {own}"
+        return Finding("problem", "code-fingerprint", f"{pin} is not the code installed here", mend)
+    script = site.root / "start-clientapp"
+    if not script.is_file() or "client_app.pinned_superexec" not in script.read_text(encoding="utf-8"):
+        mend = f"delete {script} and run fedpdiff site init again"
+        return Finding("problem", "code-fingerprint", "start-clientapp does not check it", mend)
+    return Finding("ok", "code-fingerprint", site.trusts())
+
+
+def _private(state: Path, sealed: Path | None) -> list[Finding]:
+    """Check the private side of a sealed site."""
+    if sealed is None:
+        raise ConfigError(
+            f"{state} is the private side of a sealed site: give --sealed DIR, the folder of outbox and inbox"
+        )
+    try:
+        known = json.loads((state / _PRIVATE).read_text(encoding="utf-8"))
+        data, policy = str(known["data-path"]), str(known["policy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        mend = "delete it and give fedpdiff release all its options again"
+        return [Finding("problem", _PRIVATE, f"cannot be read ({type(error).__name__})", mend)]
+    folders = (sealed.expanduser().absolute() / name for name in ("outbox", "inbox"))
+    return [_data(data), _policy(policy), *private_side(state, Path(data), Path(policy), *folders)]
 
 
 def _data(data_path: str) -> Finding:

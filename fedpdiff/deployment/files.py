@@ -5,9 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fedpdiff.errors import ConfigError
+
 SECRET = 0o600
 PUBLIC = 0o644
 SCRIPT = 0o755
+
+
+def check_settings_format(path: Path, found: object, known: str) -> None:
+    """Refuse a settings file of another version; one without a format is of the first.
+
+    Raises
+    ------
+    ConfigError
+        Naming its format.
+    """
+    if found != known:
+        raise ConfigError(
+            f"{path} has the format {str(found)[:40]!r}, but this version reads {known!r}: use the version "
+            "of fedpdiff that wrote it, or a newer one"
+        )
 
 
 class Setup:

@@ -23,7 +23,10 @@ cd "$HERE/empty" # Python imports from the working directory first: keep it empt
 """
 
 _SUPERLINK = """\
-exec "$FEDPDIFF_BIN/flower-superlink" \\
+# What is freed goes back to the system; otherwise glibc keeps it.
+export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576
+# flower-superlink, which waits longer for locks of its database
+exec "$FEDPDIFF_BIN/python" -P -m server_app.superlink \\
   --host {bind} --port {port} \\
   --ssl-ca-certfile "$HERE/ca.crt" --ssl-certfile "$HERE/server.pem" --ssl-keyfile "$HERE/server.key" \\
   --enable-supernode-auth --database "$HERE/state/superlink.db" \\
@@ -32,6 +35,8 @@ exec "$FEDPDIFF_BIN/flower-superlink" \\
 """
 
 _SERVERAPP = """\
+# What is freed goes back to the system; otherwise glibc keeps it.
+export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=4194304
 exec "$FEDPDIFF_BIN/flower-superexec" \\
   --root-certificates "$HERE/ca.crt" --runtime-api-address {address} \\
   --superexec-auth-secret-file "$HERE/superexec.secret"
@@ -54,12 +59,17 @@ exec "$FEDPDIFF_BIN/flower-supernode" \\
 """
 
 _CLIENTAPP = """\
-# From site.toml: RUNTIME_PORT
+# From site.toml: RUNTIME_PORT, CODE_FINGERPRINT and, in words, whose code this site TRUSTS
 SETTINGS=$("$FEDPDIFF_BIN/fedpdiff" site settings "$HERE")
 eval "$SETTINGS"
-exec "$FEDPDIFF_BIN/flower-superexec" \\
-  --root-certificates "$HERE/runtime-ca.crt" --runtime-api-address "127.0.0.1:$RUNTIME_PORT" \\
+echo "$TRUSTS" >&2
+set -- --root-certificates "$HERE/runtime-ca.crt" --runtime-api-address "127.0.0.1:$RUNTIME_PORT" \\
   --superexec-auth-secret-file "$HERE/superexec.secret"
+if [ -n "$CODE_FINGERPRINT" ]; then
+  # Installed code compares what the coordinator ships with the fingerprint, and runs in its place.
+  exec "$FEDPDIFF_BIN/python" -P -m client_app.pinned_superexec "$CODE_FINGERPRINT" "$@"
+fi
+exec "$FEDPDIFF_BIN/flower-superexec" "$@"
 """
 
 _NGINX = """\

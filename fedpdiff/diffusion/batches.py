@@ -10,12 +10,21 @@ import torch
 from fedpdiff.errors import DataError
 from fedpdiff.types import LabelledImages, to_pixels
 
+MOST_IMAGES = 2**24  # of torch.multinomial
+
 
 class Batches(Protocol):
     """A source of start images and their conditioning labels."""
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 (size, C, H, W) and int64 (size,)."""
+
+
+class Images(Protocol):
+    """Images that can be drawn: a tensor, or whatever reads and decodes those that are asked for."""
+
+    def __getitem__(self, index: torch.Tensor, /) -> torch.Tensor:
+        """Return float32 (n, C, H, W) for int64 (n,)."""
 
 
 def class_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
@@ -28,10 +37,15 @@ def class_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
     Raises
     ------
     DataError
-        When there is no image.
+        When there is no image, or more than 2^24.
     """
     if len(labels) == 0:
         raise DataError("there are no images to train on")
+    if len(labels) > MOST_IMAGES:
+        raise DataError(
+            f"there are {len(labels)} images to train on, but torch draws from at most {MOST_IMAGES}; "
+            "take fewer clients or fewer images"
+        )
     weights = torch.bincount(labels).double()[labels] ** -balance
     return weights / weights.sum()
 
@@ -123,12 +137,12 @@ class Uploads:
     Parameters
     ----------
     values
-        float, shape (N, C, H, W): uploads at level t0, around the centre.
+        N uploads at level t0, around the centre; may lie on the disk.
     labels
         int64, shape (N,).
     """
 
-    def __init__(self, values: torch.Tensor, labels: torch.Tensor) -> None:
+    def __init__(self, values: Images, labels: torch.Tensor) -> None:
         self._values = values
         self._labels = labels
         self._weights = class_weights(labels, 1.0)

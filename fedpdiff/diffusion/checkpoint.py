@@ -11,7 +11,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fedpdiff.errors import DataError
+from fedpdiff.errors import DataError, RunError, is_full
 
 
 def save_checkpoint(
@@ -26,6 +26,11 @@ def save_checkpoint(
     """Write weights, optimiser moments, moving average and random state after ``step`` steps.
 
     ``identity`` tells this training from every other one.
+
+    Raises
+    ------
+    RunError
+        When the disk is full or cannot be written; the checkpoint before this one stays.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"average.{i}": tensor for i, tensor in enumerate(average.shadow_params)}
@@ -34,10 +39,18 @@ def save_checkpoint(
     tensors["generator"] = generator.get_state()
     # Shared storage is refused by safetensors, and a clone also frees the device while the file is written.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"identity": identity, "step": str(step)})
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata={"identity": identity, "step": str(step)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        cause = "the disk is full" if is_full(error) else str(error)
+        raise RunError(
+            f"the checkpoint {path} cannot be written after step {step}: {cause}; make room and start again: "
+            "training goes on from the checkpoint before"
+        ) from error
 
 
 def load_checkpoint(

@@ -9,17 +9,17 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 
 from fedpdiff.diffusion.chain import Chain, ChainKind, Objective, global_chain, personal_chain
-from fedpdiff.errors import ConfigError, DataError
+from fedpdiff.errors import DataError
 from fedpdiff.schedule import NoiseSchedule
 
 _CONFIG_FILE = "denoiser.json"
 _CENTRE_FILE = "centre.safetensors"
 _NETWORK_FOLDER = "network"
+_WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
 class DenoiserConfig(BaseModel):
@@ -44,13 +44,13 @@ class DenoiserConfig(BaseModel):
         Whether the network was also trained without labels; the last condition then stands for none.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     format: Literal["fedpdiff-denoiser/1"] = "fedpdiff-denoiser/1"
     kind: ChainKind
     objective: Objective
     schedule: str
-    diffusion_steps: int = Field(ge=1)
+    diffusion_steps: int = Field(ge=1, le=10_000)
     t0: int = Field(ge=1)
     hand_off: int = Field(ge=1)
     last: int = Field(ge=1)
@@ -168,17 +168,25 @@ class Denoiser(torch.nn.Module):
         try:
             config = DenoiserConfig.model_validate(json.loads((folder / _CONFIG_FILE).read_text("utf-8")))
             centre = load_file(folder / _CENTRE_FILE)["centre"]
-            network = UNet2DModel.from_pretrained(
-                folder / _NETWORK_FOLDER,
-                local_files_only=True,
-                use_safetensors=True,
-                low_cpu_mem_usage=False,  # it needs another package, and warns where that is missing
-            )
+            network = _read_network(folder / _NETWORK_FOLDER)
             denoiser = cls(network.to(device).eval(), config, centre)
-        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, ConfigError) as error:
-            raise DataError(f"{folder} does not hold a readable denoiser: {error}") from error
-        if list(centre.shape) != config.image_shape:
-            raise DataError(f"{folder}: the centre has shape {tuple(centre.shape)}, not {config.image_shape}")
+        except DataError as error:
+            raise DataError(f"{folder}: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise DataError(f"{folder / _CONFIG_FILE} is no denoiser's: {place}: {first['msg']}") from None
+        except Exception as error:  # three libraries read here, and each raises many kinds
+            raise DataError(
+                f"{folder} does not hold a readable denoiser ({type(error).__name__}): {_first_line(error)}"
+            ) from error
+        if list(centre.shape) != config.image_shape or centre.dtype != torch.float32:
+            raise DataError(
+                f"{folder}: the centre is {centre.dtype} of shape {tuple(centre.shape)}, not torch.float32 "
+                f"of {config.image_shape}"
+            )
+        if not centre.isfinite().all():
+            raise DataError(f"{folder}: the centre holds values that are not finite")
         takes = (network.config["in_channels"], network.config["num_class_embeds"])
         if takes != (config.image_shape[0], config.conditions):
             raise DataError(
@@ -186,6 +194,42 @@ class Denoiser(torch.nn.Module):
                 f"{_CONFIG_FILE} says {config.image_shape[0]} and {config.conditions}"
             )
         return denoiser
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def _read_network(folder: Path) -> UNet2DModel:
+    """Read a U-Net whose weights are all there, fit and are finite.
+
+    ``UNet2DModel.from_pretrained`` would only warn of weights that are missing, and go on with random ones.
+
+    Raises
+    ------
+    DataError
+        When the weights are not those of the description beside them.
+    """
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    if not isinstance(settings, dict) or settings.get("_class_name") != UNet2DModel.__name__:
+        raise DataError(f"{_NETWORK_FOLDER}/config.json does not describe a {UNet2DModel.__name__}")
+    weights = load_file(folder / _WEIGHTS_FILE)
+    # A description may claim any size: it is compared with the weights before anything of it is built.
+    if settings.get("layers_per_block", 0) > len(weights):
+        raise DataError(f"{_NETWORK_FOLDER}/config.json describes more layers than there are weights")
+    with torch.device("meta"):
+        expected = UNet2DModel.from_config(settings).state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        wanted, found = (
+            list(tensors[name].shape) if name in tensors else "nothing" for tensors in (expected, weights)
+        )
+        if wanted != found:
+            raise DataError(f"the weights do not fit the network: {name} is {found}, but must be {wanted}")
+    if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()):
+        raise DataError("the weights hold values that are no numbers or not finite")
+    network = UNet2DModel.from_config(settings)
+    network.load_state_dict(weights)
+    return network
 
 
 def network_arrays(network: UNet2DModel) -> dict[str, np.ndarray]:

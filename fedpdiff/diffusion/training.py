@@ -55,6 +55,11 @@ class TrainingSettings:
     bfloat16: bool = False
     checkpoint_every: int = 0
 
+    def checkpoint_after(self, step: int) -> bool:
+        """Return whether a checkpoint follows this step, counted from 1; one always follows the last."""
+        every = self.checkpoint_every
+        return every > 0 and (step % every == 0 or step == self.steps)
+
 
 def adamw(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.Optimizer:
     """Return the optimiser of every training: AdamW without weight decay."""
@@ -85,8 +90,8 @@ def train_denoiser(
     progress
         Called with (step, steps, mean loss since the last report).
     checkpoint
-        File to write every ``settings.checkpoint_every`` steps and to resume from when it exists and is of
-        the same training: settings, chain, seed and images.
+        File to write every ``settings.checkpoint_every`` steps and after the last, and to resume from when it
+        exists and is of the same training: settings, chain, seed and images. What is finished is only read.
     span
         The consecutive steps of 1 .. ``settings.steps`` that this call takes; default all. The learning rate
         goes on where the step before left it; the optimiser starts afresh.
@@ -100,7 +105,7 @@ def train_denoiser(
     DataError
         When the checkpoint is broken.
     RunError
-        When the loss is no longer finite.
+        When a checkpoint cannot be written, or the loss is no longer finite.
     """
     device = network.device
     span = range(1, settings.steps + 1) if span is None else span
@@ -135,7 +140,7 @@ def train_denoiser(
             losses.append(loss.detach())
             if step % every == 0 or step == span[-1]:
                 _report(losses, step, settings.steps, progress)
-            if checkpoint is not None and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+            if checkpoint is not None and settings.checkpoint_after(step):
                 save_checkpoint(checkpoint, identity, step, network, optimizer, average, generator)
     if settings.ema_decay:
         average.copy_to(network.parameters())

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedpdiff.config import RunConfig
+from fedpdiff.deletions import deletions
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.errors import DataError, PrivacyError, RunError
 from fedpdiff.evidence.images import RunImages, load_images
@@ -22,7 +23,7 @@ from fedpdiff.privacy.calibration import mu_of
 from fedpdiff.privacy.mechanism import clip
 from fedpdiff.privacy.row_images import images_of_rows
 from fedpdiff.privacy.statement import privacy_statement
-from fedpdiff.runfolder import RunFolder
+from fedpdiff.runfolder import RunFolder, check_format
 from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
@@ -133,10 +134,13 @@ def read_artefacts(folder: Path, device: str = "auto") -> Artefacts:
         When the run's data cannot be loaded again, or a model is damaged.
     """
     run = RunFolder(Path(folder))
+    check_format(run.root)
     config = _read_config(run)
     spools = [Spool.open(path) for path in run.spools()]
     if not spools or not run.global_half.is_dir():
         raise RunError(f"{folder} holds no uploads or no global model: the run has not finished, or failed")
+    if gone := deletions(run.root):
+        raise RunError(f"{folder} cannot be attacked any more: {gone[0].words}")
     if any(spool.manifest.number is None for spool in spools):
         raise RunError(
             f"{folder} is of a deployment: its clean images stay at the sites, and without them nobody can "

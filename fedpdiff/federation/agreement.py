@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from fedpdiff.privacy.calibration import mu_of, smallest_t0
 from fedpdiff.privacy.request import ReleaseRequest
 from fedpdiff.runfolder import write_json
 from fedpdiff.schedule import NoiseSchedule
-from fedpdiff.types import LabelledImages
+
+if TYPE_CHECKING:
+    from fedpdiff.types import LabelledImages
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class Agreement:
             mechanism = Mechanism.model_validate_json((folder / "mechanism.json").read_text("utf-8"))
             return cls(mechanism, np.load(folder / "centre.npy", allow_pickle=False))
         except (OSError, ValueError) as error:
-            raise MessageError(f"no release was agreed on before this request ({error})") from error
+            # Not the error's own words: this may be told to the server, and they hold a path.
+            raise MessageError(
+                f"no release was agreed on before this request ({type(error).__name__})"
+            ) from error
 
     def request(self, config: RunConfig) -> ReleaseRequest:
         """Return what is asked of a client's images; what the mechanism leaves open is in the settings."""

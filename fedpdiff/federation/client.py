@@ -6,15 +6,17 @@ Nothing here knows Flower. What leaves the client is exactly what these methods 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 
-from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request
-from fedpdiff.federation.member import Member
+from fedpdiff.federation.member import Member, Samples
 from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
     PhaseReport,
@@ -22,6 +24,7 @@ from fedpdiff.federation.protocol import (
     ReleaseManifest,
     ShardManifest,
 )
+from fedpdiff.federation.sampled import ingredients_digest
 from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.spool import Spool
 from fedpdiff.federation.uploads import (
@@ -101,7 +104,10 @@ class ClientTasks(Member):
         return self._store(agreement.mechanism).get_or_make(request, private, noise)
 
     def _store(self, mechanism: Mechanism) -> ReleaseStore:
-        return ReleaseStore(self.folder.release, self._site_policy or self._simulated_policy(mechanism))
+        if self._site_policy is None:
+            return ReleaseStore(self.folder.release, self._simulated_policy(mechanism))
+        witness = Path(self.node.witness) if self.node.witness else self.folder.witness
+        return ReleaseStore(self.folder.release, self._site_policy, witness)
 
     def _simulated_policy(self, mechanism: Mechanism) -> Policy:
         """Return the limits of a simulated client: what its run asks for, once."""
@@ -111,7 +117,14 @@ class ClientTasks(Member):
     # -- personal training --------------------------------------------------------------------------------
 
     def personalize(self) -> PhaseReport:
-        """Train the personal denoiser; with ``personal-levels = below-t0`` also a separate local-only one."""
+        """Train the personal denoiser; with ``personal-levels = below-t0`` also a separate local-only one.
+
+        A training that was cut off goes on from its checkpoint, a finished one is not done again.
+        """
+        with self.folder.alone():
+            return self._personalize()
+
+    def _personalize(self) -> PhaseReport:
         started = time.monotonic()
         trainer = self._trainer()
         config = self.config
@@ -135,15 +148,27 @@ class ClientTasks(Member):
     # -- sampling -----------------------------------------------------------------------------------------
 
     def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
-        """Sample with the received global half and judge the samples."""
-        started = time.monotonic()
-        trainer = self._trainer()
-        global_half = trainer.empty_global_half()
-        load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
-        with self.events.phase("sampling", 0) as progress:
-            return self.finish(self._draw(global_half, progress), arrays, started)
+        """Sample with the received global half and judge the samples; see :meth:`Member.finish`."""
+        with self.folder.alone():
+            started = time.monotonic()
+            global_half = self._trainer().empty_global_half()
+            load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
 
-    def _draw(self, global_half: Denoiser, progress: Progress) -> dict[str, LabelledImages]:
+            def draw(progress: Progress) -> Samples:
+                return self._draw(global_half, progress)
+
+            return self.finish(draw, self._ingredients(arrays), arrays, started)
+
+    def _ingredients(self, arrays: Arrays) -> str:
+        """Return a hash of all that decides the samples and their scores."""
+        tensors = self.judged_with(arrays)
+        for folder in (self.folder.personal, self.folder.local):
+            if folder.exists():
+                half = network_arrays(Denoiser.from_pretrained(folder).network)
+                tensors |= {f"{folder.name}/{name}": array for name, array in half.items()}
+        return ingredients_digest(self.config, self.folder.agreement, tensors)
+
+    def _draw(self, global_half: Denoiser, progress: Progress) -> Samples:
         device = global_half.device
         personal = Denoiser.from_pretrained(self.folder.personal, device)
         separate = self.config.personal_levels == "below-t0"
@@ -161,9 +186,9 @@ class ClientTasks(Member):
         """Refine all sites' real uploads, which a simulated client finds in the server's spool."""
         agreement = Agreement.load(self.folder.agreement)
         spools = RunFolder.of(self.config, self._run_id).spools()
-        values, labels = zip(*(Spool.open(folder).read() for folder in spools), strict=True)
+        uploads, labels = pooled_images([Spool.open(folder) for folder in spools])
         offset = agreement.mechanism.alpha_bar**0.5 * torch.from_numpy(agreement.centre)
-        return sampler.oracle(personal, torch.cat(values) + offset, torch.cat(labels), agreement.mechanism.t0)
+        return sampler.oracle(personal, uploads, offset, labels, agreement.mechanism.t0)
 
     def _trainer(self) -> Trainer:
         agreement = Agreement.load(self.folder.agreement)

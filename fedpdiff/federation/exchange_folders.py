@@ -14,20 +14,24 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
 from fedpdiff.errors import ConfigError, DataError, PrivacyError
 from fedpdiff.federation.run_request import RunRequest
 from fedpdiff.federation.uploads import Arrays
 from fedpdiff.privacy.outbox import Release, read_release
 from fedpdiff.privacy.verify import verify_release
 
+if TYPE_CHECKING:
+    from fedpdiff.diffusion.denoiser import Denoiser
+
 REQUEST = "request.json"
 _RELEASE = ("release.npy", "labels.npy", "certificate.json", "manifest.json")
+_MOST_ARRAYS = 100  # of a feature network, which has about twenty
 _ADVICE = "on the private side, run fedpdiff release"
 
 
@@ -146,14 +150,31 @@ def read_inbox(inbox: Path) -> Arrays:
     DataError
         When the global half has not arrived, or a file is damaged; nothing in them is ever executed.
     """
+    from fedpdiff.diffusion.denoiser import Denoiser, network_arrays  # heavy; not for every shard sent
+
     if not (inbox / "global").is_dir():
         raise DataError(f"{inbox} holds no global half yet: the server sends it after its training")
     half = network_arrays(Denoiser.from_pretrained(inbox / "global").network)
     arrays = {f"global/{name}": array for name, array in half.items()}
     if (inbox / "features.npz").exists():
-        try:
-            with np.load(inbox / "features.npz", allow_pickle=False) as file:
-                arrays |= {f"features/{name}": file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{inbox / 'features.npz'} is damaged ({type(error).__name__})") from error
+        features = _read_features(inbox / "features.npz")
+        arrays |= {f"features/{name}": array for name, array in features.items()}
     return arrays
+
+
+def _read_features(path: Path) -> Arrays:
+    """Read the feature network; :func:`fill_inbox` does not compress it, so nothing may unpack to more."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+        if len(parts) > _MOST_ARRAYS or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise DataError(f"{path} is compressed or has more than {_MOST_ARRAYS} arrays, so it is not read")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except DataError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise DataError(
+            f"{path} is damaged ({type(error).__name__}); delete it: the coordinator's next run sends it "
+            "again"
+        ) from None

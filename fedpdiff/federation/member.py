@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.data.client import ClientData, load_client
+from fedpdiff.diffusion.training import Progress
 from fedpdiff.evaluation import GroupScores, evaluate_groups, reference_images
 from fedpdiff.events import EventLog
-from fedpdiff.federation.networks import use_threads
+from fedpdiff.federation.networks import use_threads, with_checkpoints
 from fedpdiff.federation.protocol import PhaseReport
+from fedpdiff.federation.sampled import read_scores, write_scores
 from fedpdiff.federation.sampling import save_samples
 from fedpdiff.federation.scores import Scores, to_metrics
 from fedpdiff.federation.uploads import Arrays, with_prefix
@@ -20,7 +24,7 @@ from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.metrics.inception import InceptionFeatures
 from fedpdiff.metrics.utility import Downstream
 from fedpdiff.privacy.policy import Policy
-from fedpdiff.runfolder import ClientFolder, write_json
+from fedpdiff.runfolder import ClientFolder
 from fedpdiff.types import LabelledImages
 
 Samples = dict[str, LabelledImages]
@@ -46,7 +50,7 @@ class Member:
     """
 
     def __init__(self, config: RunConfig, node: NodeConfig, run_id: int) -> None:
-        self.config = config
+        self.config = config if node.simulated else with_checkpoints(config, config.personal_steps)
         self.node = node
         self._run_id = run_id
         self.number = node.partition_id if node.simulated else None
@@ -68,20 +72,32 @@ class Member:
         return load_client(self.config, self.node, column)
 
     def finish(
-        self, samples: Samples, arrays: Arrays, started: float
+        self, draw: Callable[[Progress], Samples], ingredients: str, arrays: Arrays, started: float
     ) -> tuple[PhaseReport, dict[str, float]]:
-        """Keep samples, judge them with the feature network that came in ``arrays``, and report.
+        """Draw samples, keep them, judge them with the feature network that came in ``arrays``, and report.
 
         Samples and scores come from private images, outside the guarantee: they are written to the client's
-        own folder, and a real site returns its scores only if its policy says so.
+        own folder, and a real site returns its scores only if its policy says so. Asked again with the same
+        ``ingredients``, it returns what it found.
         """
-        for name, images in samples.items():
-            save_samples(self.folder.samples, name, images)
-        metrics = self._judge(samples, with_prefix(arrays, "features/"))
-        write_json(self.folder.scores, metrics)
+        metrics = read_scores(self.folder, ingredients)
+        if metrics is None:
+            with self.events.phase("sampling", 0) as progress:
+                samples = draw(progress)
+                for name, images in samples.items():
+                    save_samples(self.folder.samples, name, images)
+                metrics = self._judge(samples, with_prefix(arrays, "features/"))
+            write_scores(self.folder, ingredients, metrics)
         report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
         may_leave = self._site_policy is None or self._site_policy.metrics_may_leave
         return report, metrics if may_leave else {}
+
+    def judged_with(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """Return what decides samples and scores besides the settings and the client's own networks."""
+        test, own = self.data.test, self.data.train
+        tensors = {f"received/{name}": array for name, array in arrays.items()}
+        tensors |= {"test": test.images.numpy(), "labels": test.labels.numpy()}
+        return tensors | {"own": own.images.numpy(), "own labels": own.labels.numpy()}
 
     def real(self) -> LabelledImages:
         """Return up to ``samples-per-class`` test images of each class, to show beside the samples."""

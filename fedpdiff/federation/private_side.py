@@ -20,8 +20,8 @@ from fedpdiff.federation.run_request import RunRequest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.runfolder import write_json
 
-_CHECKPOINTS = 20  # of a training whose settings ask for none: a crash costs at most 5 % of it
 _OPTIONS = {"data-path": "--data", "policy": "--policy", "site-name": "--site"}
+_KNOWN = {*_OPTIONS, "witness"}
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -40,11 +40,8 @@ class PrivateSide:
     """
 
     def __init__(self, node: NodeConfig, request: RunRequest, listener: Listener | None = None) -> None:
-        config = request.config
-        if not config.checkpoint_every:
-            config = config.model_copy(update={"checkpoint_every": -(-config.personal_steps // _CHECKPOINTS)})
         self.request = request
-        self.tasks = ClientTasks(config, node, 0)
+        self.tasks = ClientTasks(request.config, node, 0)
         self.tasks.events.listener = listener
         self._state = Path(node.state_dir)
         self._data = Path(node.data_path)
@@ -58,6 +55,7 @@ class PrivateSide:
         site: str | None = None,
         request: Path | None = None,
         listener: Listener | None = None,
+        witness: Path | None = None,
     ) -> PrivateSide:
         """Return the private side whose state lies in a folder; what is not given is as it was last time.
 
@@ -73,6 +71,7 @@ class PrivateSide:
             "data-path": str(data.absolute()) if data else None,
             "policy": str(policy.absolute()) if policy else None,
             "site-name": site,
+            "witness": str(witness.absolute()) if witness else None,
         }
         known = _read_known(state / "site.json") | {key: value for key, value in given.items() if value}
         missing = [option for key, option in _OPTIONS.items() if not known.get(key)]
@@ -143,6 +142,6 @@ def _read_known(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} cannot be read ({type(error).__name__}); delete it and give all options"
         ) from None
-    if not isinstance(known, dict) or set(known) - set(_OPTIONS):
+    if not isinstance(known, dict) or set(known) - _KNOWN:
         raise ConfigError(f"{path} is damaged; delete it and give all options again")
     return known

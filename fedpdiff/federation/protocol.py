@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PROTOCOL = "fedpdiff/1"
 SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -16,6 +16,18 @@ class ProtocolModel(BaseModel):
     """Base of all messages: unknown fields, wrong types and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, fields: Any) -> Any:
+        """Say that first: a message of another version differs in much else."""
+        spoken = fields.get("protocol", PROTOCOL) if isinstance(fields, dict) else PROTOCOL
+        if spoken != PROTOCOL:
+            raise ValueError(
+                f"the other side speaks {str(spoken)[:40]!r}, this one {PROTOCOL!r}; install the same "
+                "version of fedpdiff on both sides"
+            )
+        return fields
 
 
 class Mechanism(ProtocolModel):
@@ -68,6 +80,7 @@ class ShardInstruction(Instruction):
 class Reply(ProtocolModel):
     """What every reply of a client carries."""
 
+    protocol: Literal["fedpdiff/1"] = "fedpdiff/1"
     site: str = Field(pattern=SITE_NAME)
 
 

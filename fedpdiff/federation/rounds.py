@@ -14,7 +14,7 @@ from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError, PrivacyError
-from fedpdiff.federation.member import Member
+from fedpdiff.federation.member import Member, Samples
 from fedpdiff.federation.networks import Trainer, training_settings
 from fedpdiff.federation.protocol import (
     JoinInstruction,
@@ -24,6 +24,7 @@ from fedpdiff.federation.protocol import (
     RoundReport,
 )
 from fedpdiff.federation.round_state import RoundState
+from fedpdiff.federation.sampled import ingredients_digest
 from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.uploads import Arrays, with_prefix
 from fedpdiff.fingerprint import code_fingerprint
@@ -75,11 +76,12 @@ class RoundTasks(Member):
         """
         started, number = time.monotonic(), instruction.round
         self._check_round(number)
-        state, asked = RoundState.load(self._path), self._digest(instruction, arrays)
-        if state.asked != asked:
-            self._train(state, instruction, arrays)
-            state.asked = asked
-            state.save(self._path)
+        with self.folder.alone():
+            state, asked = RoundState.load(self._path), self._digest(instruction, arrays)
+            if state.asked != asked:
+                self._train(state, instruction, arrays)
+                state.asked = asked
+                state.save(self._path)
         report = RoundReport(
             site=self.site,
             seconds=time.monotonic() - started,
@@ -90,20 +92,24 @@ class RoundTasks(Member):
 
     def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
         """Sample with the averaged weights, and this client's own where the method has some, and judge."""
-        started = time.monotonic()
-        denoiser, _ = self._denoiser()
-        weights = network_arrays(denoiser.network)
-        received = self.method.decode(with_prefix(arrays, "weights/"))
-        check_weights(received, chosen(weights, self.method.exchanged))
-        own = RoundState.load(self._path).average.weights
-        load_network_arrays(denoiser.network, weights | own | received)
-        denoiser.network.eval()
-        with self.events.phase("sampling", 0) as progress:
-            sampler = Sampler(self.config, len(self.data.class_names), self.stream("samples"), progress)
-            samples = {self.method.column: sampler.whole_chain(denoiser)}
-            if self.node.simulated:
-                samples["real"] = self.real()
-            return self.finish(samples, arrays, started)
+        with self.folder.alone():
+            started = time.monotonic()
+            denoiser, _ = self._denoiser()
+            weights = network_arrays(denoiser.network)
+            received = self.method.decode(with_prefix(arrays, "weights/"))
+            check_weights(received, chosen(weights, self.method.exchanged))
+            own = RoundState.load(self._path).average.weights
+            load_network_arrays(denoiser.network, weights | own | received)
+            denoiser.network.eval()
+
+            def draw(progress: Progress) -> Samples:
+                purpose = self.stream("samples")
+                sampler = Sampler(self.config, len(self.data.class_names), purpose, progress)
+                samples = {self.method.column: sampler.whole_chain(denoiser)}
+                return samples | ({"real": self.real()} if self.node.simulated else {})
+
+            tensors = self.judged_with(arrays) | {f"mine/{name}": array for name, array in own.items()}
+            return self.finish(draw, ingredients_digest(self.config, None, tensors), arrays, started)
 
     # -- one round ----------------------------------------------------------------------------------------
 

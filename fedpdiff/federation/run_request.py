@@ -13,8 +13,6 @@ from pydantic import Field, ValidationError
 
 from fedpdiff.config import RunConfig
 from fedpdiff.config.settings import Value
-from fedpdiff.data.public import load_public
-from fedpdiff.data.source import class_names
 from fedpdiff.errors import ConfigError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request, propose
 from fedpdiff.federation.protocol import Mechanism, ProtocolModel
@@ -63,6 +61,10 @@ class RunRequest:
         DataError
             When the public images cannot be read.
         """
+        # Heavy, and not needed to read a request: a sealed site does so for every shard it sends.
+        from fedpdiff.data.public import load_public
+        from fedpdiff.data.source import class_names
+
         names = class_names(config)
         settings: dict[str, Value] = {**config.flat(), **_LOCAL}
         if config.data_transform == "none" and not any("," in name for name in names):

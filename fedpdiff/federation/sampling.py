@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedpdiff.config import RunConfig
+from fedpdiff.diffusion.batches import Images
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.sampling import refine, sample_two_stage, sample_whole_chain
 from fedpdiff.diffusion.training import Progress
@@ -76,9 +77,9 @@ class Sampler:
         return samples, view
 
     def oracle(
-        self, personal: Denoiser, uploads: torch.Tensor, upload_labels: torch.Tensor, t0: int
+        self, personal: Denoiser, uploads: Images, offset: torch.Tensor, upload_labels: torch.Tensor, t0: int
     ) -> LabelledImages:
-        """Refine real uploads (pixels at level t0), as if a perfect global half had made them.
+        """Refine real uploads (with ``offset``, pixels at level t0), as if a perfect global half made them.
 
         Uploads are drawn with replacement, as many of each class as samples; a class without uploads is left
         out.
@@ -93,7 +94,8 @@ class Sampler:
 
         def draw(rows: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
             rows = rows.cpu()
-            x_t, labels = uploads[rows].to(personal.device), upload_labels[rows].to(personal.device)
+            x_t = (uploads[rows] + offset).to(personal.device)
+            labels = upload_labels[rows].to(personal.device)
             steps = self._config.personal_sampling_steps
             return [refine(personal, x_t, t0, labels, self._config.sampler, steps, generator)]
 

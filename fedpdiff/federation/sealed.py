@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.diffusion.denoiser import load_network_arrays
 from fedpdiff.errors import PrivacyError
 from fedpdiff.federation.agreement import Agreement, check_request
 from fedpdiff.federation.certificates import check_declared
 from fedpdiff.federation.exchange_folders import fill_inbox, read_outbox
-from fedpdiff.federation.networks import Trainer
 from fedpdiff.federation.protocol import PhaseReport, ReleaseInstruction, ReleaseManifest, ShardManifest
 from fedpdiff.federation.uploads import Arrays, asked, cut_shard, describe_release, differences, with_prefix
 from fedpdiff.privacy.outbox import Release
@@ -81,6 +79,10 @@ class SealedTasks:
         DataError, MessageError
             When weights do not fit the settings, or nothing was agreed on.
         """
+        # Imported here alone: every message starts a new process, and a shard needs no networks.
+        from fedpdiff.diffusion.denoiser import load_network_arrays
+        from fedpdiff.federation.networks import Trainer
+
         started = time.monotonic()
         agreement = Agreement.load(self.inbox / "agreement")
         _, request = read_outbox(self.outbox, verify=False)

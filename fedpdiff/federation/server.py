@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from fedpdiff.config import RunConfig
+from fedpdiff.config import PFDM, RunConfig
 from fedpdiff.data.client import class_groups
 from fedpdiff.data.public import load_all_private, load_public, load_test
 from fedpdiff.data.source import class_names
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.errors import FedpdiffError, MessageError, RunError
 from fedpdiff.evaluation import difference_spread, evaluate_groups
 from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, propose
-from fedpdiff.federation.networks import Trainer, use_threads
+from fedpdiff.federation.certificates import check_declared
+from fedpdiff.federation.networks import Trainer, use_threads, with_checkpoints
+from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.sampling import Sampler, save_samples
-from fedpdiff.federation.spool import Spool
-from fedpdiff.methods import PFDM
+from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.metrics.feature_training import cached_feature_network
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.inception import InceptionFeatures
@@ -30,6 +37,8 @@ from fedpdiff.results import GroupScores
 from fedpdiff.rng import numpy_generator
 from fedpdiff.runfolder import RunFolder, write_json
 from fedpdiff.types import LabelledImages, concatenate
+
+log = logging.getLogger("flwr")
 
 FEATURE_CACHE = Path.home() / ".cache" / "fedpdiff" / "features"
 
@@ -50,7 +59,12 @@ class ServerTasks:
         self.folder = folder
         self.events = EventLog(folder.events, "server")
         self._downstream: dict[int, Downstream] = {}
+        self._stopped = False
         use_threads(config.threads)
+
+    def stop(self) -> None:
+        """End a global training that goes on in another thread, at its next progress report."""
+        self._stopped = True
 
     @cached_property
     def public(self) -> LabelledImages:
@@ -110,15 +124,63 @@ class ServerTasks:
         if self.config.features == "inception":
             InceptionFeatures(self.config.inception_weights)
 
+    def pool(self, spools: list[Spool], declined: Collection[str] = ()) -> list[Spool]:
+        """Return all uploads that the global half learns from, by site; other uploads are deleted.
+
+        Parameters
+        ----------
+        spools
+            Accepted in this attempt. To them come those that an earlier attempt accepted as a whole, of sites
+            that are not here now.
+        declined
+            Sites whose earlier upload is not used: they were asked now, and declined or sent something else.
+        """
+        pooled = {spool.manifest.site: spool for spool in spools}
+        for folder in self.folder.spools():
+            if folder.name not in pooled:
+                try:
+                    if folder.name in declined:
+                        raise MessageError("it declined this time")
+                    spool = Spool.open(folder)
+                    self._check_earlier(spool)
+                except (FedpdiffError, OSError, ValueError) as error:
+                    log.warning("the upload of %s is deleted: %s", folder.name, error)
+                    shutil.rmtree(folder)
+                    continue
+                log.info("%s is not here now; its upload of an earlier attempt is used", folder.name)
+                pooled[spool.manifest.site] = spool
+        return [pooled[site] for site in sorted(pooled)]
+
+    def _check_earlier(self, spool: Spool) -> None:
+        """Check an earlier attempt's upload as it was checked when it came."""
+        manifest = spool.manifest
+        check_manifest(manifest, self.agreement.mechanism, self.class_names, manifest.fingerprint)
+        check_declared(manifest, self.agreement.request(self.config).settings())
+        if missing := spool.missing():
+            raise MessageError(f"{len(missing)} of {manifest.shards} shards are missing")
+        spool.finish()
+
     def train_global(self, spools: list[Spool]) -> Denoiser:
-        """Train the global half on all validated uploads and write it to the run folder."""
-        # In a fixed order: sites answer in any, and the same seed must draw the same batches.
-        ordered = sorted(spools, key=lambda spool: spool.manifest.site)
-        values, labels = zip(*(spool.read() for spool in ordered), strict=True)
+        """Train the global half on validated uploads, in the order given, and write it to the run folder.
+
+        A training that was cut off goes on from its checkpoint if it had the same uploads.
+        """
+        pool = {spool.manifest.site: spool.sha256 for spool in spools}
+        if _read_json(self.folder.pool) != pool:
+            self.folder.global_checkpoint.unlink(missing_ok=True)
+            write_json(self.folder.pool, pool)
+        trainer = self.trainer
+        if any(spool.manifest.number is None for spool in spools):
+            trainer.config = with_checkpoints(self.config, self.config.global_steps)
+        uploads, labels = pooled_images(spools)
         with self.events.phase("global training", self.config.global_steps) as progress:
-            half = self.trainer.global_half(
-                torch.cat(values), torch.cat(labels), progress, self.folder.global_checkpoint
-            )
+
+            def report(done: int, total: int, loss: float | None = None) -> None:
+                progress(done, total, loss)
+                if self._stopped:
+                    raise RunError(f"global training was stopped after step {done} of {total}")
+
+            half = trainer.global_half(uploads, labels, report, self.folder.global_checkpoint)
         half.save_pretrained(self.folder.global_half)
         return half
 
@@ -195,6 +257,13 @@ class ServerTasks:
         if self.config.features == "inception":
             return InceptionFeatures(self.config.inception_weights)
         return network
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def load_samples(folder: Path, name: str) -> LabelledImages | None:

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from fedpdiff.errors import MessageError
 from fedpdiff.federation.certificates import check_received
 from fedpdiff.federation.protocol import Mechanism, ReleaseManifest, ShardManifest
-from fedpdiff.privacy.arrival import check_noise_level
+from fedpdiff.federation.shard_files import Codes, ShardFile
+from fedpdiff.privacy.arrival import NoiseCheck
 from fedpdiff.privacy.certificate_digests import upload_digest
-from fedpdiff.privacy.wire import decode, encoded_size, unpack
-from fedpdiff.runfolder import write_json
+from fedpdiff.privacy.wire import encoded_size
+from fedpdiff.runfolder import write_json, write_text
 
-SHARD_BYTES = 16 * 2**20
+if TYPE_CHECKING:
+    import torch
+
+SHARD_BYTES = 16 * 2**20  # a message: each starts a process at the site, and is in memory as a whole
 MANIFEST, CERTIFICATE = "manifest.json", "certificate.json"
 
 
 def rows_per_shard(mechanism: Mechanism) -> int:
-    """Return how many images make one shard of at most about 16 MiB."""
+    """Return how many images make one shard of at most 16 MiB."""
     return max(1, SHARD_BYTES // encoded_size(int(np.prod(mechanism.image_shape)), mechanism.wire_bits))
 
 
 def shard_digest(codes: np.ndarray, labels: np.ndarray) -> str:
     """Return the SHA-256 (hex) of a shard's bytes."""
-    return hashlib.sha256(codes.tobytes() + labels.tobytes()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(codes).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
 
 
 def check_manifest(
@@ -88,24 +93,61 @@ class Spool:
     ----------
     bytes
         Payload accepted so far.
-    complete
-        Whether all of it is there and was accepted as a whole.
+    kept
+        Shards that an earlier attempt had accepted.
+    sha256
+        Of the upload, as a certificate states it; empty until it is accepted as a whole.
     """
 
     def __init__(self, folder: Path, manifest: ReleaseManifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.bytes = 0
-        self.complete = False
+        self.kept = 0
+        self.sha256 = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there and was accepted as a whole."""
+        return bool(self.sha256)
+
+    def resume(self) -> None:
+        """Make the folder; shards that an earlier attempt accepted of the very same release are kept.
+
+        The same release has the same description and certificate, whatever version of the code sends it.
+        """
+        if not self._is_of_this_release():
+            self.create()
+            return
+        there = set(range(self.manifest.shards)) - set(self.missing())
+        self.kept = len(there)
+        self.bytes = sum(self._shard_bytes(shard) for shard in there)
+        self._describe()
 
     def create(self) -> None:
         """Make the folder, without shards; what an earlier attempt left is deleted."""
         self.discard()
+        self.kept = self.bytes = 0
+        self._describe()
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards that are not there."""
+        return [shard.number for shard in self.shards() if not shard.path.is_file()]
+
+    def _is_of_this_release(self) -> bool:
+        try:
+            earlier = Spool.open(self.folder).manifest
+        except (OSError, ValueError):
+            return False
+        return earlier == self.manifest.model_copy(update={"fingerprint": earlier.fingerprint})
+
+    def _describe(self) -> None:
+        """Write manifest and certificate."""
         stated = self.manifest.model_dump(exclude_none=True)
         certificate = stated.pop("certificate")
         write_json(self.folder / MANIFEST, stated)
         if certificate:
-            (self.folder / CERTIFICATE).write_text(certificate, "utf-8")
+            write_text(self.folder / CERTIFICATE, certificate)
 
     @classmethod
     def open(cls, folder: Path) -> Spool:
@@ -147,59 +189,60 @@ class Spool:
             )
         if shard_digest(codes, labels) != shard.sha256:
             raise MessageError(f"{site}, shard {shard.shard}: the bytes do not have the declared SHA-256")
-        check_noise_level(self._decode(codes, rows), self.manifest.alpha_bar, self.manifest.wire_bits)
-        self._write(shard.shard, codes, labels)
+        file = self._shard(shard.shard)
+        self._check_noise(rows, [Codes(codes, rows, file.image_shape, file.bits)])
+        file.write(codes, labels)
         self.bytes += codes.nbytes + labels.nbytes
 
     def finish(self) -> None:
-        """Check the upload as a whole, once all shards are there.
+        """Check the upload as a whole, once all shards are there; one of them is in memory at a time.
 
         Raises
         ------
         MessageError
             When labels and declared counts disagree, or the bytes are not those of the certificate.
+        DataError
+            When a shard is missing or damaged.
         PrivacyError
             When all shards together carry less noise than declared.
         """
-        values, labels = self.read()
-        counts = torch.bincount(labels, minlength=len(self.manifest.class_counts)).tolist()
+        classes = len(self.manifest.class_counts)
+        counts = np.bincount(self._labels(), minlength=classes).tolist()
         if counts != self.manifest.class_counts:
             raise MessageError(
                 f"{self.manifest.site} declares class_counts = {self.manifest.class_counts}, but sent "
                 f"{counts}"
             )
-        check_received(self.manifest, self.digest())
-        check_noise_level(values.numpy(), self.manifest.alpha_bar, self.manifest.wire_bits)
-        self.complete = True
+        sha256 = self.digest()
+        check_received(self.manifest, sha256)
+        self._check_noise(self.manifest.images, (shard.codes() for shard in self.shards()))
+        self.sha256 = sha256
 
     def digest(self) -> str:
         """Return the SHA-256 of the upload as a certificate states it, however it came in shards."""
-        codes, labels = zip(*self._shards(), strict=True)
-        pixels, bits = int(np.prod(self.manifest.image_shape)), self.manifest.wire_bits
-        unpacked = (unpack(part, bits, len(rows) * pixels) for part, rows in zip(codes, labels, strict=True))
-        return upload_digest(unpacked, np.concatenate(labels))
+        unpacked = (part for shard in self.shards() for part in shard.codes().unpacked())
+        return upload_digest(unpacked, self._labels())
 
     def read(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return decoded uploads, float32 (N, C, H, W), and labels, int64 (N,)."""
-        values, labels = [], []
-        for codes, rows in self._shards():
-            labels.append(torch.from_numpy(rows))
-            values.append(torch.from_numpy(self._decode(codes, len(rows))))
-        return torch.cat(values), torch.cat(labels)
+        """Return all decoded uploads, float32 (N, C, H, W), and labels, int64 (N,), in memory.
 
-    def _shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield codes and labels of each shard in order."""
-        for shard in range(self.manifest.shards):
-            with np.load(self._path(shard), allow_pickle=False) as file:
-                yield file["codes"], file["labels"]
+        What may be large is read with :func:`~fedpdiff.federation.pooled.pooled_images` instead.
+        """
+        import torch  # heavy, and a site that sends shards imports this module without training anything
+
+        values = [part for shard in self.shards() for part in shard.codes().decoded()]
+        return torch.from_numpy(np.concatenate(values)), torch.from_numpy(self._labels())
+
+    def shards(self) -> list[ShardFile]:
+        """Return all shards in order, whether or not they are there yet."""
+        return [self._shard(number) for number in range(self.manifest.shards)]
 
     def discard(self) -> None:
         """Delete everything of this site."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _expected_rows(self, shard: ShardManifest) -> int:
-        first = shard.shard * self.manifest.rows_per_shard
-        rows = min(self.manifest.rows_per_shard, self.manifest.images - first)
+        rows = self._shard(shard.shard).rows
         if shard.site != self.manifest.site or shard.rows != rows:
             raise MessageError(
                 f"{self.manifest.site}, shard {shard.shard}: declares site {shard.site!r} and {shard.rows} "
@@ -207,14 +250,24 @@ class Spool:
             )
         return rows
 
-    def _decode(self, codes: np.ndarray, rows: int) -> np.ndarray:
-        return decode(codes, self.manifest.wire_bits, (rows, *self.manifest.image_shape))
+    def _shard_bytes(self, number: int) -> int:
+        """Return the payload of a shard: codes, and labels of 8 bytes."""
+        rows, pixels = self._shard(number).rows, int(np.prod(self.manifest.image_shape))
+        return encoded_size(rows * pixels, self.manifest.wire_bits) + 8 * rows
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:04d}.npz"
+    def _shard(self, number: int) -> ShardFile:
+        size = self.manifest.rows_per_shard
+        rows = min(size, self.manifest.images - number * size)
+        shape = tuple(self.manifest.image_shape)
+        return ShardFile(self.folder, number, rows, shape, self.manifest.wire_bits)
 
-    def _write(self, shard: int, codes: np.ndarray, labels: np.ndarray) -> None:
-        temporary = self.folder / f"shard-{shard:04d}.tmp"
-        with temporary.open("wb") as file:
-            np.savez(file, codes=codes, labels=labels)
-        os.replace(temporary, self._path(shard))
+    def _labels(self) -> np.ndarray:
+        return np.concatenate([shard.labels() for shard in self.shards()])
+
+    def _check_noise(self, images: int, codes: Iterable[Codes]) -> None:
+        shape = tuple(self.manifest.image_shape)
+        check = NoiseCheck(images, shape, self.manifest.alpha_bar, self.manifest.wire_bits)
+        for some in codes:
+            for part in some.decoded():
+                check.add(part)
+        check.judge()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedpdiff.deletions import Deletion
 from fedpdiff.errors import FedpdiffError, RunError
 from fedpdiff.federation.certificates import check_received, check_stated
 from fedpdiff.federation.spool import Spool
 from fedpdiff.privacy.certificate_check import parse_certificate
 from fedpdiff.privacy.verify import CERTIFICATE, verify_release
+from fedpdiff.runfolder import check_format
 
 _RELEASE = ("release.npy", "labels.npy")
 
@@ -32,12 +33,15 @@ class Verdict:
         As read; empty where it cannot be read.
     simulated
         Whether it is a release of seeded noise without a certificate: NOT PRIVATE, so nothing to verify.
+    deleted
+        That and when the server deleted the upload; its certificate alone was verified.
     """
 
     folder: Path
     problems: list[str]
     certificate: dict[str, Any] = field(default_factory=dict)
     simulated: bool = False
+    deleted: Deletion | None = None
 
 
 def verify_below(root: Path) -> list[Verdict]:
@@ -51,11 +55,13 @@ def verify_below(root: Path) -> list[Verdict]:
     Raises
     ------
     RunError
-        When there is no such folder, or neither a release nor an upload in it.
+        When there is no such folder, neither a release nor an upload in it, or a run of another format.
     """
     if not root.is_dir():
         raise RunError(f"{root} is no folder; give a release, client or run folder")
-    files = [path for name in (CERTIFICATE, *_RELEASE, "shard-*.npz") for path in root.rglob(name)]
+    for run in (root, *root.absolute().parents[:3], *(path.parent for path in root.rglob("server"))):
+        check_format(run)
+    files = [path for name in (CERTIFICATE, *_RELEASE, "shard-*.npy") for path in root.rglob(name)]
     folders = sorted({path.parent for path in files if not path.parent.name.startswith(".")})
     if not folders:
         raise RunError(f"{root} holds neither a release nor an upload, so there is nothing to verify")
@@ -63,16 +69,35 @@ def verify_below(root: Path) -> list[Verdict]:
 
 
 def _verdict(folder: Path) -> Verdict:
+    try:
+        deleted = Deletion.read(folder)
+    except RunError as error:
+        return Verdict(folder, [str(error)])
     verify: Callable[[Path], list[str]] = verify_release
-    if not any((folder / name).exists() for name in _RELEASE) and any(folder.glob("shard-*.npz")):
+    if not any((folder / name).exists() for name in _RELEASE) and any(folder.glob("shard-*.npy")):
         verify = verify_upload
+    if deleted:
+        verify = verify_certificate
     if not (folder / CERTIFICATE).exists() and _seeded(folder):
         return Verdict(folder, [], simulated=True)
     try:
         certificate = parse_certificate((folder / CERTIFICATE).read_bytes())
     except (FedpdiffError, OSError):
         certificate = {}  # the problems say why
-    return Verdict(folder, verify(folder), certificate)
+    return Verdict(folder, verify(folder), certificate, deleted=deleted)
+
+
+def verify_certificate(folder: Path) -> list[str]:
+    """Return what is wrong with the certificate of an upload, in words; its bytes are not looked at."""
+    if not (folder / CERTIFICATE).exists():
+        return [f"{CERTIFICATE} is missing"]
+    try:
+        check_stated(Spool.open(folder).manifest)
+    except FedpdiffError as error:
+        return [str(error)]
+    except (OSError, ValueError) as error:
+        return [f"manifest.json is missing or damaged ({type(error).__name__})"]
+    return []
 
 
 def _seeded(folder: Path) -> bool:
@@ -98,6 +123,6 @@ def verify_upload(folder: Path) -> list[str]:
         check_received(spool.manifest, spool.digest())
     except FedpdiffError as error:
         return [str(error)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return [f"manifest.json or a shard is missing or damaged ({type(error).__name__})"]
+    except (OSError, ValueError, KeyError) as error:
+        return [f"manifest.json is missing or damaged ({type(error).__name__})"]
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpdiff.config import RunConfig
+from fedpdiff.config import PFDM, RunConfig
 from fedpdiff.errors import ConfigError
 from fedpdiff.methods.base import RoundMethod
 from fedpdiff.methods.centralised import Centralised
@@ -13,8 +13,6 @@ from fedpdiff.methods.feddiffuse import UDec, ULatDec, USplit
 from fedpdiff.methods.feddm_quant import FedDMQuant
 from fedpdiff.methods.fedprox import FedProx
 from fedpdiff.methods.local_only import LocalOnly
-
-PFDM = "pfdm"
 
 METHODS: dict[str, type[RoundMethod]] = {
     method.name: method

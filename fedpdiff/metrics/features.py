@@ -143,8 +143,8 @@ class FeatureNetwork(nn.Module):
         shape = np.asarray(arrays.get(_ARCHITECTURE, np.zeros(0)))
         if shape.shape != (3,) or shape.dtype != np.int64:
             raise MessageError(f"a feature network needs three int64 numbers as '{_ARCHITECTURE}'")
-        network = cls(*(int(n) for n in shape))
-        state = network.state_dict()
+        with torch.device("meta"):  # shapes alone: the numbers may claim any size
+            state = cls(*(int(n) for n in shape)).state_dict()
         if set(arrays) != {*state, _ARCHITECTURE}:
             wrong = sorted(set(arrays) ^ {*state, _ARCHITECTURE})
             raise MessageError(f"the feature network's arrays are not those of its architecture: {wrong}")
@@ -156,6 +156,7 @@ class FeatureNetwork(nn.Module):
                     f"the feature network's '{name}' must be finite float32 of shape {tuple(wanted.shape)}, "
                     f"but is {array.dtype} of shape {array.shape}, or not finite"
                 )
+        network = cls(*(int(n) for n in shape))
         network.load_state_dict({name: torch.tensor(np.asarray(arrays[name])) for name in state})
         return network.eval()
 

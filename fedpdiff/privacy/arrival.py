@@ -7,10 +7,13 @@ the images, and its false-alarm rate holds for all of them. Directions: the uppe
 cosine spectrum, where images have little energy to hide missing noise behind.
 
 The rounding is part of the noise: :func:`noise_floor` is the least variance it leaves beside any pixel value.
+
+An upload is looked at part by part and only sums are kept, so that memory does not grow with it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import lru_cache
 
@@ -26,6 +29,8 @@ from fedpdiff.privacy.wire import quantiser
 FALSE_ALARM = 1e-6  # of all tests of one upload together
 _LARGEST_PIXEL = 2.0  # |u_j|: pixels and centre are in [-1, 1]
 _PAIR_ROWS = 1000  # every two of the first so many rows are compared (rows arrive shuffled)
+_PAIR_VALUES = 1 << 23  # what is kept of them: all fine structure up to 3 x 64 x 64, an even choice above
+_PART_VALUES = 1 << 20  # values looked at at a time
 _LEAST_RATIO = 0.05  # a threshold below this share of the noise would test the wire's steps, not the noise
 
 
@@ -51,12 +56,15 @@ def noise_floor(alpha_bar: float, bits: int) -> float:
     return least if least >= 0.5 * (1 - alpha_bar) else 0.0
 
 
+def _high(height: int, width: int) -> NDArray[np.bool_]:
+    """Return which coefficients are the upper half of a channel's cosine spectrum."""
+    return np.arange(height)[:, None] / height + np.arange(width) / width >= 1
+
+
 def _fine_structure(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the coefficients of the upper half of each channel's cosine spectrum, shape (N, k)."""
-    height, width = values.shape[2:]
-    high = np.arange(height)[:, None] / height + np.arange(width) / width >= 1
     spectrum = dctn(values, axes=(2, 3), norm="ortho")
-    return spectrum[:, :, high].reshape(len(values), -1)
+    return spectrum[:, :, _high(*values.shape[2:])].reshape(len(values), -1)
 
 
 def _tail(energy: float, degrees: int, tests: int) -> float:
@@ -72,6 +80,133 @@ def _least_pair(rows: NDArray[np.float64]) -> float:
     distance = energy[:, None] + energy - 2 * rows @ rows.T
     np.fill_diagonal(distance, np.inf)
     return max(0.0, float(distance.min()))
+
+
+class NoiseCheck:
+    """Judges the noise of one upload, which is added part by part.
+
+    Parameters
+    ----------
+    images
+        How many images the upload has.
+    image_shape
+        (C, H, W).
+    alpha_bar
+        abar after t0 steps, as agreed.
+    bits
+        Of the wire: 8, 4 or 2.
+
+    Raises
+    ------
+    PrivacyError
+        When ``alpha_bar`` is not between 0 and 1.
+    """
+
+    def __init__(self, images: int, image_shape: tuple[int, ...], alpha_bar: float, bits: int) -> None:
+        if not 0 < alpha_bar < 1:
+            raise PrivacyError(f"alpha_bar is {alpha_bar!r}, but must lie strictly between 0 and 1")
+        self._shape = tuple(image_shape)
+        self._alpha_bar = alpha_bar
+        self._floor = noise_floor(alpha_bar, bits)
+        self._degrees = self._shape[0] * int(_high(*self._shape[1:]).sum())
+        self._images = 0
+        self._total, self._least = 0.0, math.inf
+        self._pixel = np.zeros(self._shape)
+        compared = max(1, min(images, _PAIR_ROWS))
+        kept = min(self._degrees, _PAIR_VALUES // compared)
+        # Any fixed directions serve; these are evenly spread over channels and frequencies.
+        self._directions = np.arange(kept) * self._degrees // max(1, kept)
+        self._first = np.empty((compared, kept))
+        self._repeats_tell = _repeats_tell(images, self._shape, alpha_bar, bits)
+        self._hashes = bytearray()
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Look at the next images of the upload, float32 (n, C, H, W), decoded.
+
+        Raises
+        ------
+        PrivacyError
+            When a value is not finite or the shape is another.
+        """
+        if values.shape[1:] != self._shape or not np.isfinite(values).all():
+            raise PrivacyError(
+                f"an upload must hold finite values of shape (N, C, H, W), but has shape {values.shape}"
+            )
+        if self._repeats_tell:
+            for row in values:
+                # Of 128 bits: images that differ practically never share a hash, equal ones always do.
+                self._hashes += hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        if self._floor and len(values):
+            fine = _fine_structure(values)
+            energy = np.einsum("nk,nk->n", fine, fine, dtype=np.float64) / self._floor
+            self._total += float(energy.sum())
+            self._least = min(self._least, float(energy.min()))
+            self._pixel += np.einsum("nchw,nchw->chw", values, values, dtype=np.float64) / self._floor
+            wanted = self._first[self._images : self._images + len(values)]
+            wanted[:] = fine[: len(wanted), self._directions]
+        self._images += len(values)
+
+    def p_values(self) -> dict[str, float]:
+        """Return what :func:`noise_p_values` returns, for the images added so far."""
+        if not self._floor or not self._images:
+            return {}
+        p = {
+            "in total": _tail(self._total, self._images * self._degrees, 1),
+            "in one image": _tail(self._least, self._degrees, self._images),
+            "at one pixel": _tail(float(self._pixel.min()), self._images, self._pixel.size),
+        }
+        first = self._first[: self._images]
+        if len(first) > 1:
+            pairs = len(first) * (len(first) - 1) // 2
+            p["between two images"] = _tail(
+                _least_pair(first) / (2 * self._floor), len(self._directions), pairs
+            )
+        return p
+
+    def judge(self) -> None:
+        """Refuse the images added so far if they have less noise than agreed.
+
+        Raises
+        ------
+        PrivacyError
+            As :func:`check_noise_level`.
+        """
+        advice = "delete this upload, and check the client's release code, clip, schedule and t0"
+        hashes = np.frombuffer(self._hashes, "S16")
+        if len(np.unique(hashes)) < len(hashes):
+            raise PrivacyError(
+                f"an upload holds the same noisy image twice, so its noise is not independent; {advice}"
+            )
+        for where, p in self.p_values().items():
+            if p < FALSE_ALARM / 4:
+                raise PrivacyError(
+                    f"an upload has less noise {where} than alpha_bar {self._alpha_bar:.6g} promises "
+                    f"(an honest upload has so little with probability {p:.1e}); {advice}"
+                )
+
+
+def _repeats_tell(images: int, shape: tuple[int, ...], alpha_bar: float, bits: int) -> bool:
+    """Return whether honest noise would practically never make two of so many images equal."""
+    alike = float((_cell_probabilities(alpha_bar, bits) ** 2).sum(axis=1).max())
+    # Chance of any equal pair among n honest rows: at most n^2 alike^d.
+    return 2 * math.log(max(1, images)) + math.prod(shape) * math.log(alike) <= math.log(FALSE_ALARM / 1e4)
+
+
+def _checked(values: NDArray[np.float32], alpha_bar: float, bits: int) -> NoiseCheck:
+    if values.ndim != 4:
+        raise PrivacyError(
+            f"an upload must hold finite values of shape (N, C, H, W), but has shape {values.shape}"
+        )
+    check = NoiseCheck(len(values), values.shape[1:], alpha_bar, bits)
+    rows = part_rows(values.shape[1:])
+    for start in range(0, len(values), rows):
+        check.add(values[start : start + rows])
+    return check
+
+
+def part_rows(image_shape: tuple[int, ...]) -> int:
+    """Return how many images are looked at at a time, so that their temporary arrays stay small."""
+    return max(1, _PART_VALUES // max(1, math.prod(image_shape)))
 
 
 def noise_p_values(values: NDArray[np.float32], alpha_bar: float, bits: int) -> dict[str, float]:
@@ -90,35 +225,9 @@ def noise_p_values(values: NDArray[np.float32], alpha_bar: float, bits: int) -> 
     -------
     dict
         ``in total``, ``in one image``, ``at one pixel``, ``between two images`` (noise used twice); each
-        corrected for the number of images, pixels or pairs it looked at. All 1 when :func:`noise_floor` is 0.
+        corrected for the number of images, pixels or pairs it looked at. Empty when :func:`noise_floor` is 0.
     """
-    floor = noise_floor(alpha_bar, bits)
-    if floor == 0 or len(values) == 0:
-        return {}
-    fine = _fine_structure(values)
-    n, k = fine.shape
-    image = np.einsum("nk,nk->n", fine, fine, dtype=np.float64) / floor
-    pixel = np.einsum("nchw,nchw->chw", values, values, dtype=np.float64) / floor
-    p = {
-        "in total": _tail(float(image.sum()), n * k, 1),
-        "in one image": _tail(float(image.min()), k, n),
-        "at one pixel": _tail(float(pixel.min()), n, pixel.size),
-    }
-    first = fine[:_PAIR_ROWS].astype(np.float64)
-    if len(first) > 1:
-        pairs = len(first) * (len(first) - 1) // 2
-        p["between two images"] = _tail(_least_pair(first) / (2 * floor), k, pairs)
-    return p
-
-
-def _repeats(values: NDArray[np.float32], alpha_bar: float, bits: int) -> bool:
-    """Return whether two rows are equal although honest noise would practically never make them so."""
-    alike = float((_cell_probabilities(alpha_bar, bits) ** 2).sum(axis=1).max())
-    dimensions = math.prod(values.shape[1:])
-    # Chance of any equal pair among n honest rows: at most n^2 alike^d.
-    if 2 * math.log(max(1, len(values))) + dimensions * math.log(alike) > math.log(FALSE_ALARM / 1e4):
-        return False
-    return len({row.tobytes() for row in values}) < len(values)
+    return _checked(values, alpha_bar, bits).p_values()
 
 
 def check_noise_level(values: NDArray[np.float32], alpha_bar: float, bits: int) -> None:
@@ -134,20 +243,4 @@ def check_noise_level(values: NDArray[np.float32], alpha_bar: float, bits: int) 
         When the noise is too weak in total, in one image, at one pixel, or shared by two images, or an image
         comes twice; the message says which.
     """
-    if values.ndim != 4 or not np.isfinite(values).all():
-        raise PrivacyError(
-            f"an upload must hold finite values of shape (N, C, H, W), but has shape {values.shape}"
-        )
-    if not 0 < alpha_bar < 1:
-        raise PrivacyError(f"alpha_bar is {alpha_bar!r}, but must lie strictly between 0 and 1")
-    advice = "delete this upload, and check the client's release code, clip, schedule and t0"
-    if _repeats(values, alpha_bar, bits):
-        raise PrivacyError(
-            f"an upload holds the same noisy image twice, so its noise is not independent; {advice}"
-        )
-    for where, p in noise_p_values(values, alpha_bar, bits).items():
-        if p < FALSE_ALARM / 4:
-            raise PrivacyError(
-                f"an upload has less noise {where} than alpha_bar {alpha_bar:.6g} promises "
-                f"(an honest upload has so little with probability {p:.1e}); {advice}"
-            )
+    _checked(values, alpha_bar, bits).judge()

@@ -11,8 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.certificate import document, fact_problems
 from fedpdiff.privacy.certificate_facts import ReleaseFacts
+from fedpdiff.privacy.certificate_words import FORMAT
 
 _READER = TypeAdapter(ReleaseFacts)
+_FORM = FORMAT.partition("/")[0] + "/"
 _LONGEST = 80  # of a value in a message; it may be a stranger's
 # Where a certificate has its facts; every other fact stands at the top level under its own name.
 _PLACES = {
@@ -68,6 +70,12 @@ def check_certificate(certificate: Mapping[str, Any]) -> list[str]:
     certificate
         As :func:`parse_certificate` reads it, from anybody.
     """
+    form = certificate.get("format")
+    if isinstance(form, str) and form.startswith(_FORM) and form != FORMAT:
+        return [
+            f"it has the format {_short(form)!r}, but this version reads {FORMAT!r}: use the version of "
+            "fedpdiff that wrote it, or a newer one"
+        ]
     try:
         facts = _READER.validate_json(json.dumps(_facts(certificate), allow_nan=False), strict=True)
         return fact_problems(facts) + _differences(document(facts), dict(certificate), "")

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.ledger_entries import Batch, Contents, StoredRelease, now
-from fedpdiff.privacy.ledger_schema import FORMAT, WANTED, schema
+from fedpdiff.privacy.ledger_schema import FORMAT, OLDER, WANTED, migration, schema, stand_ins
 from fedpdiff.privacy.ledger_totals import Totals
 from fedpdiff.privacy.release_hashes import hash_rows
+from fedpdiff.privacy.witness import hash_chain
 
 ADVICE = "restore it from a backup, and never delete it: images would be noised a second time, uncharged"
 _CHECK = b"the secret of this ledger"
@@ -60,17 +61,44 @@ def open_ledger(path: Path, secret: bytes | None) -> Iterator[Ledger]:
                 connection.execute(f"PRAGMA {setting}")
             connection.execute("PRAGMA temp_store = MEMORY")
             format_, check = connection.execute("SELECT format, secret_check FROM site").fetchone()
-            if format_ != FORMAT:
-                raise PrivacyError(
-                    f"the ledger has the format {format_!r}, but this version reads {FORMAT!r}"
-                )
+            _check_format(format_)
             if secret is not None and check != hmac.digest(secret, _CHECK, "sha256"):
                 raise PrivacyError(f"the ledger was made with another secret; {ADVICE}, nor its secret")
+            if format_ == OLDER:
+                connection.executescript(f"BEGIN IMMEDIATE;{migration()}COMMIT;")
             yield Ledger(connection)
     except sqlite3.Error as error:
         raise PrivacyError(
             f"the ledger cannot be used ({error}); nothing was released. If it is damaged or lost, {ADVICE}"
         ) from error
+
+
+@contextlib.contextmanager
+def read_ledger(path: Path) -> Iterator[Ledger]:
+    """Open a ledger for reading, of the older format too; needs no lock and changes nothing.
+
+    Raises
+    ------
+    PrivacyError
+        When it is of another format.
+    sqlite3.Error
+        When it is damaged.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        (format_,) = connection.execute("SELECT format FROM site").fetchone()
+        _check_format(format_)
+        if format_ == OLDER:
+            connection.executescript(stand_ins())
+        yield Ledger(connection)
+
+
+def _check_format(found: str) -> None:
+    if found not in (OLDER, FORMAT):
+        raise PrivacyError(
+            f"the ledger has the format {found!r}, but this version reads {OLDER!r} and {FORMAT!r}: use the "
+            "version of fedpdiff that wrote it, or a newer one"
+        )
 
 
 class Ledger:
@@ -80,11 +108,31 @@ class Ledger:
     ----------
     totals
         Questions about what was spent.
+    losses
+        What is known of noisings that are not in it.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.totals = Totals(connection)
+        self.losses = self.totals.losses
+
+    @property
+    def name(self) -> str:
+        """What tells this site's ledger from other sites'; says nothing about its secret."""
+        return hashlib.sha256(self._one("SELECT secret_check FROM site")[0]).hexdigest()
+
+    def chain(self) -> list[str]:
+        """Return the hash chain over all noisings, failed ones too: an entry before them, one after each.
+
+        The hash of the first image's noisy copy tells a noising from every other.
+        """
+        rows = self._run(
+            "SELECT b.id, s.text, b.mu, b.coordinator, b.time, b.software, b.health, "
+            "(SELECT hex(n.sha256) FROM noisings n WHERE n.batch = b.id ORDER BY n.id LIMIT 1) "
+            "FROM batches b JOIN settings s ON s.id = b.settings ORDER BY b.id"
+        )
+        return hash_chain(rows.fetchall())
 
     def check(self) -> None:
         """Look for damage that could hide a noising; reads the whole file.

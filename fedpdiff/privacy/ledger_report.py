@@ -1,15 +1,12 @@
-"""What a client's ledger says in sum, and the one thing that its owner decides there."""
+"""What a client's ledger says in sum, and what its owner decides there."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedpdiff.errors import ConfigError
 from fedpdiff.privacy.accountant import epsilon_from_mu, round_up
-from fedpdiff.privacy.ledger import Ledger
 from fedpdiff.privacy.ledger_totals import PersonSpent, Spent
 from fedpdiff.privacy.store_folder import StoreFolder
 
@@ -32,6 +29,12 @@ class LedgerReport:
         Noisings whose health check failed and that the owner has not accepted.
     seeded
         Whether any noise was seeded: then nothing here is private.
+    lost
+        Releases that were sent, are not in the ledger, and are charged to every image that may be in them.
+    witness
+        Where the file lies that knows how far the ledger had come; None where there is none.
+    doubt
+        Why this may not be the newest ledger of its site, in words; None when it is known to be.
     """
 
     images: int
@@ -42,19 +45,30 @@ class LedgerReport:
     releases: int
     failed: int
     seeded: bool
+    lost: int
+    witness: Path | None
+    doubt: str | None
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[Ledger]:
+def find_store(folder: Path) -> StoreFolder:
+    """Return the release store in a client's state folder, or the one that is this folder.
+
+    Raises
+    ------
+    ConfigError
+        When there is no ledger.
+    """
     for store in (folder, folder / "release", folder / "state" / "release"):
         if (store / "ledger.sqlite").is_file():
-            found = StoreFolder(store)
-            with found.locked(), found.ledger() as (ledger, _):
-                yield ledger
-            return
+            return StoreFolder(store)
     raise ConfigError(
         f"{folder} has no ledger.sqlite; give a client's state-dir, or the folder of its release store"
     )
+
+
+def place_of_store(folder: Path) -> StoreFolder:
+    """Return the release store in a client's state folder, also where its ledger is lost."""
+    return StoreFolder(folder / "state" / "release")
 
 
 def report_ledger(folder: Path, delta: float) -> LedgerReport:
@@ -74,7 +88,8 @@ def report_ledger(folder: Path, delta: float) -> LedgerReport:
     PrivacyError
         When it is damaged, or ``delta`` is out of range.
     """
-    with _opened(folder) as ledger:
+    store = find_store(folder)
+    with store.locked(), store.ledger() as (ledger, _):
         totals = ledger.totals
         spent, persons = totals.of_all(), totals.of_persons()
         return LedgerReport(
@@ -86,6 +101,9 @@ def report_ledger(folder: Path, delta: float) -> LedgerReport:
             releases=len(ledger.releases()),
             failed=len(totals.failed_batches()),
             seeded="seeded" in totals.noise_kinds(),
+            lost=totals.losses.count(),
+            witness=store.witness.path,
+            doubt=totals.losses.doubt.reason if totals.losses.doubt else None,
         )
 
 
@@ -102,5 +120,6 @@ def accept_failed_noise(folder: Path) -> int:
     ConfigError, PrivacyError
         As :func:`report_ledger`.
     """
-    with _opened(folder) as ledger:
+    store = find_store(folder)
+    with store.locked(), store.ledger() as (ledger, _):
         return ledger.accept_failures()

@@ -8,6 +8,10 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+from fedpdiff.privacy.ledger_losses import Losses, lost_to
+
+_LOST_MU2 = "COALESCE(SUM(l.mu * l.mu), 0.0)"
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -29,10 +33,17 @@ class PersonSpent:
 
 
 class Totals:
-    """Questions to an open ledger; every noising counts, also of images no longer in the data."""
+    """Questions to an open ledger; every noising counts, also of images no longer in the data, and lost ones.
+
+    Attributes
+    ----------
+    losses
+        What is known of noisings that are not in it.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.losses = Losses(connection)
 
     # -- with the request that Ledger.want named ----------------------------------------------------------
 
@@ -40,6 +51,7 @@ class Totals:
         """Return the largest mu that an image of the request will have spent, each new one ``mu`` more."""
         (most,) = self._one(
             "SELECT MAX(spent) FROM (SELECT COALESCE(SUM(b.mu * b.mu), 0.0) "
+            f"+ {lost_to('w.image', _LOST_MU2)} "
             "+ CASE WHEN w.noising IS NULL THEN ?1 * ?1 ELSE 0.0 END AS spent "
             "FROM wanted w LEFT JOIN noisings n ON n.image = w.image LEFT JOIN batches b ON b.id = n.batch "
             "GROUP BY w.row)",
@@ -69,7 +81,7 @@ class Totals:
     def of_release(self, release: int) -> Spent:
         """Return the most that was spent on one image of a release, by any noisings."""
         noisings, most = self._one(
-            "SELECT MAX(count), MAX(spent) FROM (SELECT COUNT(*) AS count, SUM(b.mu * b.mu) AS spent "
+            f"SELECT MAX(count), MAX(spent) FROM (SELECT {_charges('m.image')} "
             "FROM members m JOIN noisings n ON n.image = m.image JOIN batches b ON b.id = n.batch "
             "WHERE m.release = ? GROUP BY m.image)",
             release,
@@ -79,13 +91,15 @@ class Totals:
     def of_all(self) -> Spent:
         """Return the most that was spent on one image of all."""
         noisings, most = self._one(
-            "SELECT MAX(count), MAX(spent) FROM (SELECT COUNT(*) AS count, SUM(b.mu * b.mu) AS spent "
+            f"SELECT MAX(count), MAX(spent) FROM (SELECT {_charges('n.image')} "
             "FROM noisings n JOIN batches b ON b.id = n.batch GROUP BY n.image)"
         )
         return Spent(int(noisings or 0), math.sqrt(most or 0.0))
 
     def of_persons(self) -> PersonSpent | None:
         """Return the most that was released of one person; None unless every image's person is known."""
+        if self.losses.uncertain:
+            return None
         (unknown,) = self._one("SELECT COUNT(*) FROM images WHERE id NOT IN (SELECT image FROM shown)")
         images, most = self._one(
             "SELECT MAX(count), MAX(spent) FROM (SELECT COUNT(DISTINCT s.image) AS count, "
@@ -125,3 +139,11 @@ class Totals:
 
     def _one(self, sql: str, *values: Any) -> Any:
         return self._connection.execute(sql, values).fetchone()
+
+
+def _charges(image: str) -> str:
+    """Return SQL for the number of an image's noisings and the sum of their mu^2, lost ones too."""
+    return (
+        f"COUNT(*) + {lost_to(image, 'COUNT(*)')} AS count, "
+        f"SUM(b.mu * b.mu) + {lost_to(image, _LOST_MU2)} AS spent"
+    )

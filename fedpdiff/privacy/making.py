@@ -70,11 +70,23 @@ class Making:
                 "a release with these settings failed its noise health check before; nothing was released. "
                 + _OWNER
             )
+        if len(self._new):
+            self._check_newest()
         self._check_persons()
         self._policy.check_spent(request.schedule, totals.spent_if_made(request.mu), request.delta)
         if len(self._new):
             self._check_kinds()
             self._ledger.check()
+
+    def _check_newest(self) -> None:
+        doubt = self._ledger.losses.doubt
+        if doubt:
+            raise PrivacyError(
+                f"this ledger may not be the newest one of this site: {doubt.reason}. {len(self._new)} "
+                "images look new to it and may have been noised before; nothing was released. What it holds "
+                "is sent again as it was. The site's owner restores a newer backup, or settles it: "
+                "fedpdiff ledger DIR --nothing-lost, or --lost CERTIFICATE..."
+            )
 
     def _check_kinds(self) -> None:
         kinds = self._ledger.totals.noise_kinds()
@@ -88,6 +100,11 @@ class Making:
         limit, totals = self._policy.images_per_person, self._ledger.totals
         if not limit:
             return
+        if len(self._new) and totals.losses.uncertain:
+            raise PrivacyError(
+                f"images-per-person = {limit} of this site's policy cannot be checked: releases were lost "
+                "from this ledger, and with them who was shown; nothing was released"
+            )
         if self._private.persons is None or totals.images_of_unknown_persons():
             raise PrivacyError(
                 f"images-per-person = {limit} of this site's policy cannot be checked: of some images, now "

@@ -7,12 +7,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.certificate_words import MECHANISM
 from fedpdiff.privacy.ledger_entries import StoredRelease
 from fedpdiff.privacy.statement import privacy_statement
 
 FORMAT = "fedpdiff-release/2"
 NOT_PRIVATE = "NOT PRIVATE: seeded noise, for simulation only"
+
+
+def check_manifest_format(found: object) -> None:
+    """Refuse a manifest of another version.
+
+    Raises
+    ------
+    PrivacyError
+        Naming its format.
+    """
+    if found != FORMAT:
+        raise PrivacyError(
+            f"the release has the format {str(found)[:40]!r}, but this version reads {FORMAT!r}: make it "
+            "again from its ledger with this version, or use the one that wrote it"
+        )
 
 
 def same_bytes(release: StoredRelease, manifest: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.disk import UNFINISHED, new_file, sync_folder, write_new
+from fedpdiff.privacy.manifest import check_manifest_format
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +103,11 @@ def read_release(folder: Path) -> Release:
     Raises
     ------
     PrivacyError
-        When something is missing or damaged.
+        When something is missing, damaged or of another format.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        check_manifest_format(manifest["format"])
         integers = np.load(folder / "release.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         path = folder / "certificate.json"

@@ -30,6 +30,8 @@ class Policy(Settings):
 
     Attributes
     ----------
+    format
+        Of the file; a file without it is of the first.
     epsilon, delta
         Ceilings for one image, over all its noisings together (any settings, any run).
     schedules
@@ -49,6 +51,9 @@ class Policy(Settings):
         Whether scores of samples, which come from private images outside the guarantee, are sent back.
     """
 
+    format: Literal["fedpdiff-policy/1"] = setting(
+        "fedpdiff-policy/1", '"fedpdiff-policy/1", the only format that this version reads'
+    )
     epsilon: float = Field(gt=0, allow_inf_nan=False, description="a number above 0")
     delta: float = Field(gt=0, lt=1, description="a number above 0 and below 1")
     schedules: list[Schedule] = Field(description='a list with "linear", "cosine" or both')
@@ -86,7 +91,7 @@ class Policy(Settings):
                 f'policy = "{path}" cannot be read ({type(error).__name__}); fedpdiff policy --images N '
                 "prints one to begin with"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f'policy = "{path}" is not TOML: {error}') from None
         try:
             return cls.parse(found)
@@ -204,6 +209,7 @@ def _rounded_down(delta: float) -> str:
 _TEMPLATE = """\
 # What this site allows to be done with its images. Only the site changes this file; a server cannot.
 # Give its absolute path as node setting: policy="/path/of/policy.toml".
+format = "fedpdiff-policy/1"
 
 # Most that the releases of one image may reveal, all of them together, now and later.
 # The smaller, the more noise: above about 10 the guarantee is weak, above 20 it is nearly empty.

@@ -1,9 +1,11 @@
 """One release of each image: noised once, kept in the ledger, re-sent ever after.
 
+WITNESS            in a second place: how far the ledger had come, so that an old one is noticed
 FOLDER/            0700
   secret           32 random bytes, never sent: the key under which images and persons are known
   ledger.sqlite    every noising for ever, append-only, with the exact integers
   lock
+  witness-path     where the witness lies
   outbox/          what may be sent, made from the ledger
     release.npy    int16 (N, C, H, W), the noisy integers, rows in random order
     labels.npy     int64 (N,), in the same order
@@ -49,12 +51,15 @@ class ReleaseStore:
         Made if missing, readable by its owner only. It must outlive runs, and be backed up like the data.
     policy
         The client's limits; they bind every request, and re-sending as well.
+    witness
+        File in a second place that notices a ledger restored from an old backup; None = none, as in
+        simulation, where no state outlives its run.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], policy: Policy) -> None:
+    def __init__(self, folder: str | os.PathLike[str], policy: Policy, witness: Path | None = None) -> None:
         """Make the folder."""
         self.policy = policy
-        self._folder = StoreFolder(Path(folder))
+        self._folder = StoreFolder(Path(folder), witness)
         self._outbox = Outbox(self._folder.root)
 
     def get_or_make(self, request: ReleaseRequest, private: PrivateImages, noise: NoiseSource) -> Release:
@@ -73,7 +78,8 @@ class ReleaseStore:
         ------
         PrivacyError
             When the policy does not allow it (the message names the limit), the noise fails its health check
-            or failed it before, ledger or secret are damaged or lost, or ``noise`` is of the wrong kind.
+            or failed it before, ledger or secret are damaged or lost, new images would have to be noised
+            while the ledger may not be the newest, or ``noise`` is of the wrong kind.
         """
         if noise.kind != request.noise or noise.private != (request.noise == "secure"):
             raise PrivacyError(f"release-noise is {request.noise!r}, but the noise source is {noise.kind!r}")
@@ -88,7 +94,10 @@ class ReleaseStore:
                 making = Making(ledger, request, private, secret, self.policy)
                 making.check()
                 steps.reached("checked")
-                return self._serve(ledger, making.find() or making.make(noise), found)
+                release = making.find() or making.make(noise)
+                self._folder.tell_witness(ledger)
+                steps.reached("witnessed")
+                return self._serve(ledger, release, found)
 
     def read(self) -> Release:
         """Return the release that was asked for last; never noises anything.
@@ -131,8 +140,14 @@ class ReleaseStore:
 
 def _refuse_older_ledger(ledger: Ledger, found: Release | None) -> None:
     """Refuse to go on when the outbox holds a release that the ledger does not know."""
-    if found and not any(same_bytes(release, found.manifest) for release in ledger.releases()):
-        raise PrivacyError(f"the ledger is older than what was sent, restore a newer one: {ADVICE}")
+    if found is None or any(same_bytes(release, found.manifest) for release in ledger.releases()):
+        return
+    if ledger.losses.knows(found.manifest["sha256"], found.manifest["labels_sha256"]):
+        return  # its loss is charged
+    raise PrivacyError(
+        f"the ledger is older than what was sent, restore a newer one: {ADVICE}. If there is none: "
+        "fedpdiff ledger DIR --lost with the certificates of all that was sent"
+    )
 
 
 def _last(ledger: Ledger, found: Release | None) -> StoredRelease:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpdiff.privacy.accountant import mu_from_epsilon
 from fedpdiff.privacy.certificate import make_certificate
 from fedpdiff.privacy.certificate_facts import (
     LedgerFacts,
@@ -17,7 +18,7 @@ from fedpdiff.privacy.certificate_facts import (
     SelfTest,
 )
 from fedpdiff.privacy.ledger_entries import StoredRelease
-from fedpdiff.privacy.ledger_totals import Totals
+from fedpdiff.privacy.ledger_totals import Spent, Totals
 from fedpdiff.privacy.policy import Policy
 
 
@@ -29,6 +30,9 @@ def certify(
     policy: Policy,
 ) -> dict[str, Any] | None:
     """Return the certificate of a release, with all that was spent on its images up to now.
+
+    While the ledger is in doubt, that is taken to be all that the policy allows: lost noisings were checked
+    against it as every other.
 
     Returns
     -------
@@ -42,7 +46,7 @@ def certify(
     """
     if settings["noise"] != "secure":
         return None
-    spent, persons = totals.of_release(release.id), totals.of_persons()
+    spent, persons = _spent(release, totals, policy), totals.of_persons()
     classes, counts = np.unique(labels, return_counts=True)
     return make_certificate(
         ReleaseFacts(
@@ -60,3 +64,11 @@ def certify(
             software=release.software,
         )
     )
+
+
+def _spent(release: StoredRelease, totals: Totals, policy: Policy) -> Spent:
+    spent, doubt = totals.of_release(release.id), totals.losses.doubt
+    if doubt is None:
+        return spent
+    ceiling = mu_from_epsilon(policy.epsilon, policy.delta)
+    return Spent(spent.noisings + (doubt.missing or 1), max(spent.mu, ceiling))

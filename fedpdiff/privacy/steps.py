@@ -13,6 +13,7 @@ STEPS = (
     "health checked",
     "inside transaction",
     "committed",
+    "witnessed",
     "outbox written",
     "read again",
     "reply ready",

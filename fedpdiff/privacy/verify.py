@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.certificate_check import check_certificate, parse_certificate
 from fedpdiff.privacy.certificate_digests import wire_digests
+from fedpdiff.privacy.manifest import check_manifest_format
 from fedpdiff.privacy.verify_ledger import ledger_problems
 
 CERTIFICATE = "certificate.json"
@@ -63,6 +64,10 @@ def _manifest_problems(folder: Path, certificate: dict[str, Any]) -> list[str]:
         manifest = parse_certificate(_read(folder / "manifest.json"))
     except PrivacyError as error:
         return [str(error).replace("the certificate", "manifest.json")]
+    try:
+        check_manifest_format(manifest.get("format"))
+    except PrivacyError as error:
+        return [f"manifest.json: {error}"]
     statement = manifest.get("privacy")
     stated = {key: certificate.get(key) for key in statement} if isinstance(statement, dict) else None
     problems = [

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from fedpdiff.errors import PrivacyError
-from fedpdiff.privacy.ledger import Ledger
+from fedpdiff.privacy.ledger import Ledger, read_ledger
 from fedpdiff.privacy.ledger_entries import StoredRelease
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.release_facts import certify
@@ -35,9 +34,8 @@ def ledger_problems(store: Path, certificate: dict[str, Any]) -> list[str]:
             else []
         )
     try:
-        uri = f"{(store / _LEDGER).absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-            return _differences(Ledger(connection), certificate)
+        with read_ledger(store / _LEDGER) as ledger:
+            return _differences(ledger, certificate)
     except sqlite3.Error as error:
         return [f"the ledger beside it cannot be read ({type(error).__name__})"]
     except PrivacyError as error:

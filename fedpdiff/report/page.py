@@ -14,10 +14,10 @@ from fedpdiff.report import wording
 from fedpdiff.report.attack_words import attack_words
 from fedpdiff.report.figures import ReportFigure, draw_figures
 from fedpdiff.report.privacy_words import privacy_words
-from fedpdiff.report.run_files import RunFiles
+from fedpdiff.report.run_files import RunFiles, read_object
 from fedpdiff.report.table import results_table, shown_methods
-from fedpdiff.report.template import PAGE
-from fedpdiff.results import Results
+from fedpdiff.report.template import FAILURE_PAGE, PAGE
+from fedpdiff.results import ParticipantList, Results
 
 
 def write_report(run_dir: Path) -> Path:
@@ -46,11 +46,40 @@ def write_report(run_dir: Path) -> Path:
     return _write(run.folder / "report.html", render(run, figures))
 
 
+def write_failure(run_dir: Path) -> Path:
+    """Write ``report.html`` of a run that failed: why, who took part, who was left out and why.
+
+    Parameters
+    ----------
+    run_dir
+        A run folder. Read are ``error.txt`` and, where present, ``participants.json`` and ``config.json``.
+
+    Raises
+    ------
+    RunError
+        When ``participants.json`` or ``config.json`` is damaged.
+    """
+    run_dir = Path(run_dir)
+    text = (
+        _environment()
+        .from_string(FAILURE_PAGE)
+        .render(
+            run_name=run_dir.resolve().name,
+            reason=(run_dir / "error.txt").read_text("utf-8").strip(),
+            run=ParticipantList.read(run_dir / "participants.json"),
+            settings=sorted(read_object(run_dir / "config.json").items()),
+        )
+    )
+    return _write(run_dir / "report.html", text)
+
+
+def _environment() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
 def render(run: RunFiles, figures: list[ReportFigure]) -> str:
     """Return the page; every text from the run folder is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = _environment()
     environment.filters.update(
         number=wording.number,
         epsilon=wording.epsilon,
@@ -67,6 +96,7 @@ def render(run: RunFiles, figures: list[ReportFigure]) -> str:
         groups=wording.GROUPS,
         privacy=privacy_words(results, run.config),
         attacks=attack_words(run.attacks),
+        deleted=run.deleted,
         figures=[_inlined(figure) for figure in figures],
         settings=sorted(run.config.items()),
         environment=_flat(run.environment),

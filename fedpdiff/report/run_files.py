@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedpdiff.attack_results import AttackResults
+from fedpdiff.deletions import Deletion, deletions
 from fedpdiff.errors import RunError
 from fedpdiff.events import read_events
 from fedpdiff.results import Results
@@ -31,6 +32,8 @@ class RunFiles:
         All progress events, ordered by time; empty when missing.
     attacks
         ``attacks.json``; ``None`` when the run was not attacked.
+    deleted
+        Uploads that the server has deleted since.
     """
 
     folder: Path
@@ -39,6 +42,7 @@ class RunFiles:
     environment: dict[str, Any]
     events: list[dict[str, Any]]
     attacks: AttackResults | None
+    deleted: list[Deletion]
 
     @classmethod
     def read(cls, folder: Path) -> RunFiles:
@@ -47,10 +51,11 @@ class RunFiles:
         return cls(
             folder=folder,
             results=Results.read(folder),
-            config=_read_object(folder / "config.json"),
-            environment=_read_object(folder / "environment.json"),
+            config=read_object(folder / "config.json"),
+            environment=read_object(folder / "environment.json"),
             events=read_events(folder / "events"),
             attacks=AttackResults.read(folder),
+            deleted=deletions(folder),
         )
 
     def samples(self, client: int, name: str) -> dict[int, np.ndarray]:
@@ -68,7 +73,8 @@ class RunFiles:
         return {int(label): images[labels == label] for label in np.unique(labels)}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object; empty when there is no such file."""
     if not path.is_file():
         return {}
     try:

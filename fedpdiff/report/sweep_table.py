@@ -46,7 +46,7 @@ def sweep_markdown(sweep: SweepRows) -> str:
         "",
         f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}, each the mean over clients.",
         "Frechet distance: lower is better. Accuracy: share of samples recognised as the wanted class.",
-        "Utility: share of real test images recognised by a classifier that was trained on the samples alone;",
+        "Utility: share of real test images recognised by a classifier trained on the samples alone;",
         "its difference between majority and minority classes is the fairness gap. Traffic: the most of any",
         "client.",
     ]
@@ -108,9 +108,10 @@ def _against_local(sweep: SweepRows, row: Row, alone: Row) -> list[str]:
     noise = (mine.deviation or 0.0) + (theirs.deviation or 0.0)
     if mine.mean > theirs.mean + noise:
         return [
-            f"{_name(sweep, row)}: worse for rare classes than local-only. Either the uploads hold too "
-            "little (t0 too large: a larger epsilon, or more images) or the personal network does not follow the "
-            "hint (too small, or undertrained): the oracle hand-off in the runs' reports tells which"
+            f"{_name(sweep, row)}: worse for rare classes than local-only. Either the uploads "
+            "hold too little (t0 too large: a larger epsilon, or more images) or the personal network does "
+            "not follow the hint (too small, or undertrained): the oracle hand-off in the runs' reports tells "
+            "which"
         ]
     return []
 

@@ -58,7 +58,7 @@ def shown_methods(results: Results) -> list[Method]:
 
 
 def summary_lines(results: Results) -> list[str]:
-    """Return one line each for privacy, gap closed, traffic, time, refusals and notes."""
+    """Return one line each for privacy, gap closed, traffic, time, participants, refusals and notes."""
     lines = [privacy_line(results), gap_line(results)]
     if results.bytes_up:
         up, down = max(results.bytes_up), max(results.bytes_down, default=0)
@@ -67,6 +67,8 @@ def summary_lines(results: Results) -> list[str]:
     if phases:
         lines.append(f"Time: {phases}.")
     lines.append(f"Distances are in {results.feature_space}; seed {results.seed}.")
+    if results.participants:
+        lines.append(f"Took part: {', '.join(results.participants)}.")
     lines += [f"Left out: {r.site} in {r.phase}: {r.reason}" for r in results.refused]
     return lines + results.notes
 

@@ -58,6 +58,14 @@ _MACROS = """
 <figure class="{{ figure.kind }}"><div><img src="{{ figure.source }}" alt="{{ figure.caption }}"></div>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endmacro %}
+{% macro who(run) %}
+{% if run.participants %}<p>Took part: {{ run.participants | join(", ") }}.</p>{% endif %}
+{% if run.refused %}<p>Left out:</p>
+<ul>{% for r in run.refused %}
+<li><strong>{{ r.site }}</strong>, in {{ r.phase }}: {{ r.reason }}</li>
+{% endfor %}</ul>
+{% else %}<p>Nobody was left out.</p>{% endif %}
+{% endmacro %}
 {% macro picture(kind) %}
 {% for figure in figures if figure.kind == kind %}
 {{ shown(figure) }}
@@ -182,16 +190,16 @@ folder; <code>fedpdiff verify</code> checks them again.</p>
 {% else %}
 <p>This run has none, so its privacy statement rests on the settings alone.</p>
 {% endif %}
+{% if deleted %}<p>Deleted since, with certificate and models kept:</p>
+<ul>{% for d in deleted %}<li>{{ d.words }}</li>
+{% endfor %}</ul>
+<p>Models that were trained on a deleted upload keep its influence. What anyone can learn from them about an
+image in it is bounded by its certificate.</p>{% endif %}
 """
 
 _RUN = """
 <h2>How the run went</h2>
-{% if results.participants %}<p>Took part: {{ results.participants | join(", ") }}.</p>{% endif %}
-{% if results.refused %}<p>Left out:</p>
-<ul>{% for r in results.refused %}
-<li><strong>{{ r.site }}</strong>, in {{ r.phase }}: {{ r.reason }}</li>
-{% endfor %}</ul>
-{% else %}<p>Nobody was left out.</p>{% endif %}
+{{ who(results) }}
 {{ picture("timeline") }}
 {{ picture("losses") }}
 {% if results.bytes_up %}
@@ -208,7 +216,18 @@ _RUN = """
 PFDM: Patel et al., arXiv 2504.00952.</footer>
 """
 
-PAGE = f"""{_MACROS}{TABLES_MACRO}<!DOCTYPE html>
+_FAILURE = """
+<p class="kicker">fedpdiff · {{ run_name }}</p>
+<h1>This run did not finish.</h1>
+<p class="banner" role="alert">{{ reason }}</p>
+<h2>Who came</h2>
+{{ who(run) }}
+{% if settings %}<details open><summary>Settings</summary>{{ facts(settings) }}</details>{% endif %}
+"""
+
+
+def _document(body: str) -> str:
+    return f"""{_MACROS}{TABLES_MACRO}<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -218,8 +237,12 @@ PAGE = f"""{_MACROS}{TABLES_MACRO}<!DOCTYPE html>
 </head>
 <body>
 <main>
-{_OPENING}{_RESULTS}{_PRIVACY}{ATTACKS}{_CERTIFICATES}{_RUN}
+{body}
 </main>
 </body>
 </html>
 """
+
+
+PAGE = _document(f"{_OPENING}{_RESULTS}{_PRIVACY}{ATTACKS}{_CERTIFICATES}{_RUN}")
+FAILURE_PAGE = _document(_FAILURE)

@@ -23,7 +23,7 @@ from fedpdiff.errors import RunError
 from fedpdiff.simulation.processes import ProcessFamily, exit_on_signals
 
 COMPLETED = "finished:completed"
-_START_SECONDS = 90.0
+_START_SECONDS = 300.0  # on a busy machine; one that died is noticed at once
 _POLL_SECONDS = 0.5
 _STARTED = re.compile(rb"Successfully started run (\d+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -11,6 +11,7 @@ from typing import Any
 from fedpdiff.config import RunConfig
 from fedpdiff.config.settings import Value
 from fedpdiff.errors import ConfigError
+from fedpdiff.simulation.app import settings_folder
 
 _PATHS = ("data", "partitioner-path", "inception-weights", "network")
 
@@ -28,33 +29,17 @@ class Preset:
         return self.settings.get(key, RunConfig().flat()[key])
 
 
-def app_folder() -> Path:
-    """Return the checkout this package is in, which is the Flower app to run.
-
-    Raises
-    ------
-    ConfigError
-        When fedpdiff is installed without its checkout.
-    """
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / "pyproject.toml").is_file() or not (folder / "simulations").is_dir():
-        raise ConfigError(
-            f"{folder} is not a checkout of fedpdiff: simulations run the checkout as a Flower app; clone "
-            "the repository and install it with `uv sync`"
-        )
-    return folder
-
-
-def read_presets(app: Path) -> dict[str, Preset]:
-    """Read every preset of the app, by name, quickstart first.
+def read_presets(folder: Path | None = None) -> dict[str, Preset]:
+    """Read every preset by name, quickstart first; by default those of this installation.
 
     Raises
     ------
     ConfigError
         When a file is not valid TOML.
     """
-    names = sorted((path.stem for path in (app / "simulations").glob("*.toml")), key=_order)
-    return {name: _read(app / "simulations" / f"{name}.toml") for name in names}
+    presets = (folder or settings_folder()) / "simulations"
+    names = sorted((path.stem for path in presets.glob("*.toml")), key=_order)
+    return {name: _read(presets / f"{name}.toml") for name in names}
 
 
 def _order(name: str) -> tuple[bool, str]:

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from fedpdiff.config import RunConfig
 from fedpdiff.config.settings import Value
-from fedpdiff.errors import ConfigError, RunError
+from fedpdiff.errors import RunError
 from fedpdiff.report.table import statement_line
+from fedpdiff.runfolder import RunFolder
 from fedpdiff.simulation.launcher import COMPLETED, federation_settings, run_flower, tail
 from fedpdiff.simulation.presets import Preset, configure
 from fedpdiff.simulation.progress import EventReader, display
@@ -44,14 +45,13 @@ def simulate(app: Path, preset: Preset, overrides: Mapping[str, Value], out: str
     Raises
     ------
     ConfigError
-        When the settings cannot work, or ``out`` already holds a finished run.
+        When the settings cannot work, or ``out`` already holds a finished run or one of other settings.
     """
     began = time.monotonic()
     default = f"runs/{preset.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     run_dir = Path(out or overrides.get("run-dir") or default).expanduser().absolute()  # type: ignore[arg-type]
     config = configure(preset, overrides, run_dir)
-    if (run_dir / "results.json").exists():
-        raise ConfigError(f"--out {run_dir}: already holds a finished run; choose another folder")
+    RunFolder(run_dir).check(config)
     console = Console()
     console.print(f"{preset.name}: results go to {run_dir}", highlight=False, soft_wrap=True)
     failure = _launch(app, config, run_dir, console)

@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
@@ -82,6 +83,10 @@ class AtOnce(Executor):
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch)
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for a running Flower task, read images once, train the feature network for a moment only."""
     monkeypatch.setattr(pfdm, "ThreadPoolExecutor", AtOnce)
     for (module, name), load in LOADERS.items():
@@ -89,7 +94,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, RUN)
     monkeypatch.setattr(feature_training, "STEPS", 3)
-    monkeypatch.setattr(server, "FEATURE_CACHE", tmp_path / "features")
+    monkeypatch.setattr(server, "FEATURE_CACHE", folder / "features")
 
 
 @pytest.fixture
@@ -147,8 +152,12 @@ class FakeGrid(Grid):
         self.behaviour: dict[int, Behaviour] = {}
         self.unreachable: set[int] = set()
         self.delay: dict[int, float] = {}
+        self.connected: dict[int, str] = {}  # when a node last connected
+        self.names: dict[int, str] = {}
         self.sent: list[tuple[int, str, RecordDict]] = []
-        self._replies: dict[str, tuple[float, Message]] = {}
+        self._replies: dict[str, Message] = {}
+        self._delay: dict[str, float] = {}
+        self._ready: dict[str, float] = {}
         self._messages = 0
 
     def run_app(self) -> Results:
@@ -167,6 +176,11 @@ class FakeGrid(Grid):
         """Return what the clients sent, before any behaviour changed it."""
         return [content for _, kind, content in self.sent if kind == message_type]
 
+    def releases(self) -> list[dict[str, Any]]:
+        """Return the clients' descriptions of their releases, by client."""
+        found = [dict(content["message"]) for content in self.replies("train.release")]
+        return sorted(found, key=lambda release: str(release["site"]))
+
     def run(self) -> Any:
         raise NotImplementedError
 
@@ -182,12 +196,21 @@ class FakeGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
 
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [
+            NodeInfo(node_id=k, last_activated_at=self.connected.get(k), name=self.names.get(k))
+            for k in self.get_node_ids()
+        ]
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        ready = [name for name in message_ids if name in self._replies]
-        return [self._replies.pop(name)[1] for name in ready if self._replies[name][0] <= time.monotonic()]
+        """Hand out replies; a delay begins when a reply is first asked for, all of them having been made."""
+        now = time.monotonic()
+        here = [name for name in message_ids if name in self._replies]
+        ready = [name for name in here if self._ready.setdefault(name, now + self._delay[name]) <= now]
+        return [self._replies.pop(name) for name in ready]
 
     def _push(self, message: Message) -> str:
         node = message.metadata.dst_node_id
@@ -198,7 +221,8 @@ class FakeGrid(Grid):
         message = instruction(message.content, message.metadata.message_type, node, name)
         reply = self._answer(message, node)
         if reply is not None:
-            self._replies[name] = (time.monotonic() + self.delay.get(node, 0.0), reply)
+            self._replies[name] = reply
+            self._delay[name] = self.delay.get(node, 0.0)
         return name
 
     def _answer(self, message: Message, node: int) -> Message | None:

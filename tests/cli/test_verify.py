@@ -122,7 +122,7 @@ def test_what_it_prints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("client-0/state/release/outbox/release.npy", "release.npy does not have the bytes"),
         ("client-1/state/release/outbox/labels.npy", "labels.npy does not have the bytes"),
-        ("server/spool/client-0/shard-0000.npz", "manifest.json or a shard is missing or damaged"),
+        ("server/spool/client-0/shard-0000.npy", "sent other bytes than its certificate is about"),
     ],
 )
 def test_a_flipped_byte(run: Path, place: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_a_flipped_byte(run: Path, place: str, problem: str, capsys: pytest.Capt
         "client-0/state/release/outbox/release.npy",
         "server/spool/client-0/certificate.json",
         "server/spool/client-0/manifest.json",
-        "server/spool/client-0/shard-0000.npz",
+        "server/spool/client-0/shard-0000.npy",
     ],
 )
 def test_a_missing_file(run: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,9 +208,9 @@ def test_verifying_changes_nothing(run: Path) -> None:
 def test_spooled_bytes_of_another_client(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each upload is whole, but they are under each other's certificates."""
     spool = run / "server" / "spool"
-    shutil.move(spool / "client-0" / "shard-0000.npz", spool / "shard")
-    shutil.move(spool / "client-1" / "shard-0000.npz", spool / "client-0" / "shard-0000.npz")
-    shutil.move(spool / "shard", spool / "client-1" / "shard-0000.npz")
+    shutil.move(spool / "client-0" / "shard-0000.npy", spool / "shard")
+    shutil.move(spool / "client-1" / "shard-0000.npy", spool / "client-0" / "shard-0000.npy")
+    shutil.move(spool / "shard", spool / "client-1" / "shard-0000.npy")
     assert main(["verify", str(spool)]) == 1
     assert capsys.readouterr().out.count("sent other bytes than its certificate is about") == 2
 

@@ -48,7 +48,7 @@ def test_every_key_in_pyproject_has_a_comment() -> None:
     schedule=st.sampled_from(["linear", "cosine"]),
     wire_bits=st.sampled_from([8, 4, 2]),
     centralised=st.booleans(),
-    run_dir=st.text(max_size=8).map(lambda name: "/" + name.replace("\n", "")),
+    run_dir=st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=8).map("/{}".format),
 )
 def test_parse_inverts_flat(**settings: object) -> None:
     config = RunConfig(min_clients=1, **settings)

@@ -1,31 +1,29 @@
-"""A coordinator, its proxy and two sites as real processes, set up by commands: one run, four refusals."""
+"""The deployment guide, followed word for word: a coordinator, its proxy and three sites, one of them sealed.
+
+``docs/deployment.md`` is the script: every block of commands in it is run here, in its order, as the user
+that its heading names. Then a stranger, a revoked site, and the end of every process.
+"""
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
+import re
 import shutil
-import signal
-import socket
-import ssl
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.results import Results
 from fedpdiff.simulation.launcher import to_toml
 
 ROOT = Path(__file__).parents[2]
-TOOLS = Path(sys.executable).parent
+GUIDE = ROOT / "docs" / "deployment.md"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SHORT = {
     "personal-steps": 2,
@@ -36,7 +34,7 @@ SHORT = {
     "personal-sampling-steps": 2,
     "samples-per-class": 2,
     "device": "cpu",
-    "epsilon": 8.0,  # the sites' policies allow 10
+    "wait-seconds": 900,
 }
 
 pytestmark = [
@@ -45,174 +43,165 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def blocks(kind: str) -> dict[str, list[str]]:
+    """Return the guide's code blocks of one kind by the heading that they stand under."""
+    found: dict[str, list[str]] = {}
+    for section in re.split(r"^##+ ", GUIDE.read_text(encoding="utf-8"), flags=re.M)[1:]:
+        heading = section.partition("\n")[0]
+        found[heading] = re.findall(rf"^```{kind}\n(.*?)^```", section, flags=re.M | re.S)
+    return {heading: texts for heading, texts in found.items() if texts}
 
 
-class Machines:
-    """Every process in a session of its own, with a home folder of its own, ended by its process group."""
+class Walk:
+    """One walk through the guide; every block is taken once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.coordinator = root / "coordinator"
-        self.port, self.superlink_port = free_port(), free_port()
-        self._started: list[subprocess.Popen[bytes]] = []
-        own = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "RAY_"))}
-        (root / "home").mkdir()
-        self.environment = own | {
-            "HOME": str(root / "home"),
-            "PATH": f"{TOOLS}:{os.environ['PATH']}:/usr/sbin",
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
+    def __init__(self, machines: Any, ports: list[int]) -> None:
+        self.machines, self.root = machines, machines.root
+        self.blocks = blocks("bash")
+        self.proxy, self.superlink = ports[:2]
+        checkout = machines.checkout()
+        machines.words |= {
+            "48443": str(self.proxy),
+            "48000": str(self.superlink),
+            "48101": str(ports[2]),
+            "48103": str(ports[3]),
+            "/path/of/the/checkout": str(checkout),
+            "/srv/fedpdiff/run-1": str(self.root / "run-1"),
+            "-o north-net ": f"-o {machines.users.get('north-net', os.getuid())} ",
+            "-o north ": f"-o {machines.users.get('north', os.getuid())} ",
         }
+        text = GUIDE.read_text(encoding="utf-8")
+        assert all(word in text for word in machines.words), "the guide has changed: so must the words"
 
-    def fedpdiff(self, *arguments: object, status: int = 0) -> str:
-        command = [str(TOOLS / "fedpdiff"), *map(str, arguments)]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
+    def next(self, heading: str, who: str = "me") -> str:
+        """Do the next block under a heading: commands are run, start scripts are started."""
+        text = self.blocks[heading].pop(0)
+        lines = text.splitlines()
+        if all(re.fullmatch(r"\S+/start-[a-z]+", line) for line in lines):
+            for line in lines:
+                self.machines.start(line, who)
+            return ""
+        return str(self.machines.run(text, who))
 
-    def start(self, script: Path) -> subprocess.Popen[bytes]:
-        with self.log(script).open("ab") as log:
-            process = subprocess.Popen(
-                [str(script)],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._started.append(process)
-        return process
+    def site_again(self, name: str, images: str, port: int) -> list[str]:
+        """Return the blocks of "A site" for another one on the same machine."""
+        changes = {"hospital-1": name, "images 1": images, "48101": str(port)}
+        texts = blocks("bash")["A site"]
+        for old, new in changes.items():
+            texts = [text.replace(old, new) for text in texts]
+        return texts
 
-    def log(self, script: Path) -> Path:
-        return self.root / f"{script.parent.name}-{script.name}.log"
-
-    def init_site(self, name: str, data: str = "/") -> Path:
-        where = ["--coordinator", f"localhost:{self.port}", "--ca", self.coordinator / "ca.crt"]
-        self.fedpdiff("site", "init", self.root / name, *where, "--data", data, "--runtime-port", free_port())
-        return self.root / name
-
-    def flwr(self, *arguments: str) -> dict[str, object]:
-        done = subprocess.run(
-            [TOOLS / "flwr", *arguments, "--format", "json"],
-            cwd=ROOT,
-            env=self.environment | {"FLWR_HOME": str(self.coordinator / "flower")},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return dict(json.loads(done.stdout))
-
-    def ask(self, path: str, port: int = 0) -> int:
-        context = ssl.create_default_context(cafile=str(self.coordinator / "ca.crt"))
-        connection = http.client.HTTPSConnection("localhost", port or self.port, timeout=10, context=context)
-        try:
-            connection.request("POST", path, body=b"")
-            return connection.getresponse().status
-        finally:
-            connection.close()
-
-    def stop(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for process in self._started:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, number)
-            for process in self._started:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=15)
-            time.sleep(1)
+    def left_out(self) -> dict[str, list[str]]:
+        return {heading: texts for heading, texts in self.blocks.items() if texts}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.3)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def write_digits(folder: Path, rows: slice) -> str:
+def write_digits(folder: Path, rows: slice) -> None:
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images[rows], digits.target[rows], strict=True)):
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
         pixels = np.round(image * 255 / 16).astype(np.uint8)
         Image.fromarray(pixels).save(folder / str(label) / f"{number}.png")
-    return str(folder)
 
 
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    machines = Machines(tmp_path)
-    ports = ["--port", machines.port, "--superlink-port", machines.superlink_port]
-    machines.fedpdiff("coordinator", "init", machines.coordinator, "--host", "localhost", *ports)
-    try:
-        for name in ("start-superlink", "start-proxy"):
-            machines.start(machines.coordinator / name)
-        wait_for(lambda: answers(machines.port) and answers(machines.superlink_port))
-        machines.start(machines.coordinator / "start-serverapp")
-        yield machines
-    finally:
-        machines.stop()
+def give(path: Path, user: int | None) -> None:
+    """Give a folder to another user, where there is one."""
+    for place in (path, *path.rglob("*")) if user is not None else ():
+        os.chown(place, user, user)
 
 
-def check_doors(machines: Machines) -> None:
-    """The SuperLink has these calls; through the proxy, however they are spelt, it does not."""
-    for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/openapi.json"):
-        assert machines.ask(path) == 404
-        assert machines.ask(path, machines.superlink_port) != 404
-    for path in ("/v1/fleet/../control/list-runs", "/v1/fleet/%2e%2e/control/list-runs", "//v1/control/x"):
-        assert machines.ask(path) in (400, 404)
-    assert machines.ask("/v1/fleet/activate-node") not in (200, 404)  # reached, and nobody is let in unsigned
-    plain = http.client.HTTPConnection("localhost", machines.port, timeout=10)
-    plain.request("POST", "/v1/fleet/activate-node", body=b"")
-    assert plain.getresponse().status == 400  # nginx: plain HTTP on a TLS port
-    plain.close()
+def bring_up_the_coordinator(walk: Walk) -> None:
+    walk.next("The coordinator")
+    walk.next("The coordinator")
+    walk.machines.wait_for_ports(walk.proxy, walk.superlink)
+    assert "Nothing to mend" in walk.next("The coordinator")
+    (settings,) = blocks("toml")["The coordinator"]
+    text = f"{walk.machines.text(settings)}{to_toml(SHORT)}"
+    (walk.root / "run.toml").write_text(text, encoding="utf-8")
+    walk.next("The coordinator")
+    shutil.copy(walk.root / "coordinator" / "ca.crt", walk.root)  # "send every site the file"
+    (walk.root / "ca.crt").chmod(0o644)
 
 
-def test_from_init_to_report_and_refused_where_due(machines: Machines) -> None:
-    check_doors(machines)
-    sites = []
-    for number in range(2):
-        data = write_digits(machines.root / f"images {number}", slice(300 * number, 300 * (number + 1)))
-        sites.append(machines.init_site(f"hospital-{number}", data))
-        key = sites[-1] / "site.key.pub"
-        machines.fedpdiff(
-            "coordinator", "admit", key, "--name", sites[-1].name, "--dir", machines.coordinator
-        )
-        machines.start(sites[-1] / "start-supernode")
-        machines.start(sites[-1] / "start-clientapp")
-    assert "Nothing to mend" in machines.fedpdiff("doctor", sites[0])
+def admit(walk: Walk, name: str, key: Path) -> None:
+    command = blocks("bash")["A site"][2].replace("hospital-1", name)
+    shutil.copy(key, walk.root / f"{name}.pub")  # "send it to the coordinator"
+    assert f"{name} is admitted" in walk.machines.run(command)
 
-    stranger = machines.start(machines.init_site("stranger") / "start-supernode")
-    assert stranger.wait(timeout=90) != 0
 
-    settings = machines.root / "run.toml"
-    run = machines.root / "run"
-    settings.write_text(to_toml(SHORT | {"run-dir": str(run)}), encoding="utf-8")
-    run_id = machines.flwr("run", ".", "fedpdiff", "--stream", "--run-config", str(settings))["run-id"]
-    runs = machines.flwr("list", "fedpdiff", "--run-id", str(run_id))["runs"]
-    log = machines.log(machines.coordinator / "start-serverapp").read_text()
-    assert runs[0]["status"] == "finished:completed", log[-4000:]  # type: ignore[index]
-    results = Results.read(run)
-    assert sorted(results.participants) == ["hospital-0", "hospital-1"]
+def bring_up_the_open_sites(walk: Walk, port: int) -> None:
+    """The first pins its code, as ``site init`` has it; the second runs whatever it is shipped."""
+    machines = walk.machines
+    write_digits(walk.root / "images 1", slice(0, 300))
+    write_digits(walk.root / "images 2", slice(300, 600))
+    walk.next("A site")
+    assert "Nothing to mend" in walk.next("A site")
+    walk.blocks["A site"].pop(0)
+    admit(walk, "hospital-1", walk.root / "hospital-1" / "site.key.pub")
+    walk.next("A site")
+    init, doctor, _, start = walk.site_again("hospital-2", "images 2", port)
+    machines.run(init)
+    settings = walk.root / "hospital-2" / "site.toml"
+    settings.write_text(settings.read_text().replace(code_fingerprint(), ""))
+    assert "trusts whoever starts the run" in machines.run(doctor)
+    admit(walk, "hospital-2", walk.root / "hospital-2" / "site.key.pub")
+    for script in start.split():
+        machines.start(script)
+
+
+def bring_up_the_sealed_site(walk: Walk) -> None:
+    apart = "north" in walk.machines.users
+    walk.next("A sealed site")
+    private = walk.root / "north" / "private"
+    write_digits(private / "images", slice(600, 900))
+    give(private, walk.machines.users.get("north"))
+    shutil.copy(walk.root / "request.json", walk.root / "north")
+    (walk.root / "north" / "request.json").chmod(0o644)
+    if not apart:  # one user for both sides: the doctor rightly has something to say
+        for heading in ("The private side", "The network side"):
+            walk.blocks[heading][0] = re.sub(
+                r"^(fedpdiff doctor .*)$", r"! \1", walk.blocks[heading][0], flags=re.M
+            )
+    said = walk.next("The private side", "north")
+    assert "1 verified" in said and "for one noisy copy of an image" in said
+    assert ("can open neither images nor state folder" in said) == apart
+    walk.next("The private side", "north")
+    said = walk.next("The network side", "north-net")
+    assert ("holds a verified release, and this user can only read it" in said) == apart
+    admit(walk, "north", walk.root / "north" / "network" / "site.key.pub")
+    walk.next("The network side", "north-net")
+
+
+def check_the_run(walk: Walk) -> None:
+    walk.next("A run")
+    logs = (walk.machines.log(f"coordinator/start-{name}")[-4000:] for name in ("serverapp", "superlink"))
+    assert "finished:completed" in walk.next("A run"), "\n".join(logs)
+    results = Results.read(walk.root / "run-1")
+    assert sorted(results.participants) == ["hospital-1", "hospital-2", "north"]
     assert results.refused == []
-    assert (run / "report.html").exists()
+    assert "hospital-2" in (walk.root / "run-1" / "report.html").read_text(encoding="utf-8")
+    assert "3 verified" in walk.next("A run")
+    said = walk.next("A run", "north")
+    assert "pfdm" in said and "Outbox" not in said
+    with np.load(walk.root / "north" / "private" / "samples" / "samples.npz") as samples:
+        assert samples["images"].shape == (20, 1, 8, 8)
 
-    site = sites[1]
-    machines.fedpdiff("coordinator", "revoke", site.name, "--dir", machines.coordinator)
-    port = free_port()
-    text = (site / "site.toml").read_text()
-    old = next(line for line in text.splitlines() if line.startswith("runtime-port"))
-    (site / "site.toml").write_text(text.replace(old, f"runtime-port = {port}"))
-    again = machines.start(site / "start-supernode")
-    assert again.wait(timeout=90) != 0
+
+def check_who_is_turned_away(walk: Walk, port: int) -> None:
+    init = walk.site_again("stranger", "images 1", port)[0]
+    walk.machines.run(init)
+    assert walk.machines.start("stranger/start-supernode").wait(timeout=400) != 0
+    walk.machines.end("hospital-1/start-supernode")
+    assert "is revoked" in walk.next("A site leaves")
+    assert walk.machines.start("hospital-1/start-supernode").wait(timeout=400) != 0
+
+
+def test_the_guide_from_init_to_report(machines: Any, free_ports: Callable[[int], list[int]]) -> None:
+    ports = free_ports(6)
+    walk = Walk(machines, ports)
+    bring_up_the_coordinator(walk)
+    bring_up_the_open_sites(walk, ports[4])
+    bring_up_the_sealed_site(walk)
+    check_the_run(walk)
+    check_who_is_turned_away(walk, ports[5])
+    assert walk.left_out() == {}
+    assert machines.end_all() == []

@@ -16,6 +16,7 @@ from fedpdiff.cli import main
 from fedpdiff.deployment import certificates, findings
 from fedpdiff.deployment.certificates import make_authority, make_server, names_in, read_certificate
 from fedpdiff.deployment.site import Site
+from fedpdiff.fingerprint import code_fingerprint
 
 SECRETS = ("ca.key", "server.key", "superexec.secret")
 SITE_SECRETS = ("site.key", "runtime.key", "superexec.secret")
@@ -122,6 +123,7 @@ def test_site_settings_reach_flower_unchanged(site: Path, capsys: pytest.Capture
         "site-name": "hospital-1",
         "data-path": str(site.parent / "images é"),
         "state-dir": str(site / "state"),
+        "witness": str(site / "witness.json"),
         "policy": str(site / "policy.toml"),
     }
     assert Site.load(site).node.data_path == str(site.parent / "images é")
@@ -135,6 +137,7 @@ def test_site_settings_reach_flower_unchanged(site: Path, capsys: pytest.Capture
         (("coordinator", '"nowhere"'), "must be HOST:PORT"),
         (("runtime-port", "99999"), "runtime-port 99999"),
         (("policy", '"relative.toml"'), "policy"),
+        (("code-fingerprint", '"abc"'), "must be the 64 hexadecimal digits"),
     ],
 )
 def test_impossible_site_settings_are_named(
@@ -147,6 +150,55 @@ def test_impossible_site_settings_are_named(
     assert said in capsys.readouterr().err
     assert main(["doctor", str(site)]) == 1
     assert said in capsys.readouterr().out
+
+
+def test_a_misspelt_pin_is_no_missing_pin(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (site / "site.toml").read_text()
+    for wrong, said in (
+        (text.replace("code-fingerprint", "code-fingerprnt"), "code.code-fingerprnt"),
+        (text.replace("[code]", "[cod]"), "'code'"),
+        (text.replace("[code]\n", ""), "'code'"),
+    ):
+        (site / "site.toml").write_text(wrong)
+        assert main(["site", "settings", str(site)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_doctor_compares_the_pin(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = code_fingerprint()
+    text = (site / "site.toml").read_text()
+    assert f'code-fingerprint = "{own}"' in text
+
+    def doctor() -> str:
+        capsys.readouterr()
+        main(["doctor", str(site)])
+        return next(line for line in capsys.readouterr().out.splitlines() if "code-fingerprint" in line)
+
+    assert doctor().startswith("ok       code-fingerprint: Only the installed code runs here")
+    (site / "site.toml").write_text(text.replace(own, "0" * 64))
+    assert doctor().startswith("problem  code-fingerprint: 000")
+    (site / "site.toml").write_text(text.replace(own, ""))
+    assert doctor().startswith("note     code-fingerprint: The code that the coordinator ships runs here")
+    assert "trusts whoever starts the run" in doctor()
+    (site / "site.toml").write_text(text)
+    script = (site / "start-clientapp").read_text()
+    (site / "start-clientapp").write_text(script.replace("client_app.pinned_superexec", "true"))
+    assert doctor() == "problem  code-fingerprint: start-clientapp does not check it"
+
+
+def test_the_network_side_of_a_sealed_site(
+    tmp_path: Path, coordinator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, shared = tmp_path / "network", tmp_path / "shared"
+    given = ["--coordinator", "localhost:1", "--ca", str(coordinator / "ca.crt"), "--sealed", str(shared)]
+    assert main(["site", "init", str(root), *given, "--data", "/x"]) == 2
+    assert "--data must not be given with --sealed" in capsys.readouterr().err
+    assert main(["site", "init", str(root), *given, "--name", "north"]) == 0
+    assert "nothing private" in capsys.readouterr().out
+    assert not (root / "policy.toml").exists() and not (root / "state").exists()
+    node = Site.load(root).node
+    assert (node.outbox, node.inbox) == (str(shared / "outbox"), str(shared / "inbox"))
+    assert node.sealed and node.site_name == "north" and not node.data_path
 
 
 @pytest.mark.parametrize("name", ["ca.key", "server.pem", "coordinator.toml"])

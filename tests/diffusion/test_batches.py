@@ -86,3 +86,9 @@ def test_no_images() -> None:
     empty = LabelledImages(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(DataError, match="no images to train on"):
         CleanImages(empty, 1.0)
+
+
+def test_more_images_than_can_be_drawn_from() -> None:
+    class_weights(torch.zeros(2**24, dtype=torch.int64), 1.0)
+    with pytest.raises(DataError, match=r"there are 16777217 images .* at most 16777216"):
+        class_weights(torch.zeros(2**24 + 1, dtype=torch.int64), 1.0)

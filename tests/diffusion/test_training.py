@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_a_finished_training_is_not_repeated(stripes: LabelledImages, micro: str, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, steps=10)
+@pytest.mark.parametrize("steps", [10, 12])
+def test_a_finished_training_is_not_repeated(
+    steps: int, stripes: LabelledImages, micro: str, tmp_path: Path
+) -> None:
+    """Also where a checkpoint was not due after the last step."""
+    settings = dataclasses.replace(SETTINGS, steps=steps)
     file = tmp_path / "checkpoint.safetensors"
     first = train(micro, stripes, settings, checkpoint=file)
-    assert equal(first, train(micro, stripes, settings, progress=interrupt_at(10), checkpoint=file))
+    assert equal(first, train(micro, stripes, settings, progress=interrupt_at(steps), checkpoint=file))
 
 
 def test_the_checkpoint_of_another_training_is_not_taken(
@@ -204,3 +209,22 @@ def test_the_returned_weights_are_the_moving_average(stripes: LabelledImages, mi
 def test_bfloat16_keeps_float32_weights(stripes: LabelledImages, micro: str) -> None:
     weights = train(micro, stripes, dataclasses.replace(SETTINGS, steps=2, bfloat16=True))
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(
+    stripes: LabelledImages, micro: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Interrupted):
+        train(micro, stripes, progress=interrupt_at(6), checkpoint=file)
+    before = file.read_bytes()
+    # A limit on the size of files stands for the disk: the system refuses to write in the same way.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(RunError, match=r"step 10: the disk is full; make room and start again"):
+            train(micro, stripes, checkpoint=file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == before
+    assert list(tmp_path.glob("*.tmp")) == []

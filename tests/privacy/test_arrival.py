@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from fedpdiff.errors import PrivacyError
-from fedpdiff.privacy.arrival import check_noise_level, noise_floor, noise_p_values
+from fedpdiff.privacy.arrival import NoiseCheck, check_noise_level, noise_floor, noise_p_values
 from fedpdiff.privacy.wire import decode, encode
 
 LINEAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))])
@@ -150,3 +150,40 @@ def test_a_repeated_row_is_refused_beyond_the_compared_pairs(bits: int) -> None:
 def test_values_must_be_finite(value: float) -> None:
     with pytest.raises(PrivacyError, match="finite"):
         check_noise_level(np.full((1, 1, 8, 8), value, np.float32), 0.02, 8)
+
+
+@pytest.mark.parametrize("parts", [1, 7, 1000])
+def test_parts_are_judged_as_the_whole(parts: int) -> None:
+    upload = _upload(1300, (1, 8, 8), 0.02, 4)
+    check = NoiseCheck(1300, (1, 8, 8), 0.02, 4)
+    for start in range(0, 1300, parts):
+        check.add(upload[start : start + parts])
+    check.judge()
+    assert check.p_values() == pytest.approx(noise_p_values(upload, 0.02, 4), rel=1e-9)
+
+
+def test_a_repeat_in_another_part_is_refused() -> None:
+    upload = _upload(1500, (1, 8, 8), 0.02, 8)
+    check = NoiseCheck(1501, (1, 8, 8), 0.02, 8)
+    for part in (upload[:1000], upload[1000:], upload[3:4]):
+        check.add(part)
+    with pytest.raises(PrivacyError, match="twice"):
+        check.judge()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_noise_is_refused_where_not_all_directions_of_large_images_are_kept(shared: bool) -> None:
+    """Of 24 images of an upload of 1000; false alarms of an honest one: at most 1e-6."""
+    z = np.random.default_rng(4).standard_normal((24, 3, 96, 96))
+    if shared:
+        z[20] = z[2]
+    signal = np.random.default_rng(1).uniform(-1, 1, z.shape)
+    upload = _upload(24, (3, 96, 96), 0.02, 8, noise=z, signal=signal)
+    check = NoiseCheck(1000, (3, 96, 96), 0.02, 8)
+    for start in (0, 12):
+        check.add(upload[start : start + 12])
+    if not shared:
+        check.judge()
+        return
+    with pytest.raises(PrivacyError, match="between two images"):
+        check.judge()

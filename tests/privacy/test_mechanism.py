@@ -97,17 +97,17 @@ def test_int16_is_wide_enough_for_any_signal(alpha_bar: float, value: float) -> 
 
 
 def test_decoded_values_are_the_forward_process() -> None:
-    """Mean and variance within five standard errors."""
-    x = np.random.default_rng(1).uniform(-1, 1, (1, 1, 4, 4)).astype(np.float32).repeat(20_000, axis=0)
+    """Mean of each pixel, and variance, within six standard errors: false-alarm rate 4e-8."""
+    x = np.random.default_rng(1).uniform(-1, 1, (1, 1, 4, 4)).astype(np.float32).repeat(30_000, axis=0)
     y = decode_integers(release_integers(x, 0.1, 2.0, 0.3, SecureNoise())).astype(np.float64)
     u = clip(x[:1], 0.1, 2.0)[0]
     error = y.mean(axis=0) - math.sqrt(0.3) * u
-    assert np.abs(error).max() < 5 * math.sqrt(0.7 / 20_000) + STEP
+    assert np.abs(error).max() < 6 * math.sqrt(0.7 / 30_000) + STEP
     residual = y - math.sqrt(0.3) * u
-    assert abs((residual**2).mean() / 0.7 - 1) < 5 * math.sqrt(2 / y.size)
+    assert abs((residual**2).mean() / 0.7 - 1) < 6 * math.sqrt(2 / y.size)
 
 
-def _audit(release: Callable[[np.ndarray], np.ndarray], n: int = 10_000) -> tuple[float, float]:
+def _audit(release: Callable[[np.ndarray], np.ndarray], n: int = 20_000) -> tuple[float, float]:
     """Simultaneous 99.9 % bounds on mu, from the worst pair (white against black) and the best statistic.
 
     Clopper-Pearson intervals at three thresholds fixed in advance, with Bonferroni, turned into mu by the
@@ -135,7 +135,11 @@ def _honest(x: np.ndarray) -> np.ndarray:
 
 
 def test_audit_meets_the_promised_mu() -> None:
-    """Never above (false-alarm rate 1e-3) and nearly met: neither over-noised nor clipped twice."""
+    """Never above, and nearly met: neither over-noised nor clipped twice.
+
+    Bonferroni promises 1e-3; but an interval only misses when both of its rates err together, which happens
+    in 7e-7 of the runs (exact binomials). That its lower end falls below 0.9 mu is rarer still.
+    """
     lo, hi = _audit(_honest)
     mu = mu_of(ALPHA_BAR, C)
     assert lo <= mu
@@ -174,16 +178,16 @@ def _largest_row_correlation(y: np.ndarray) -> float:
 
 
 def test_no_two_images_share_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """False-alarm rate 1e-4 (rows are long, so the normal tail is conservative enough)."""
+    """False-alarm rate 1e-7: the normal tail lies above that of a correlation of long rows."""
     x = np.zeros((300, 1, 28, 28), np.float32)
-    assert _largest_row_correlation(release_integers(x, 0.0, 1.0, 0.1, SecureNoise())) > 1e-4
+    assert _largest_row_correlation(release_integers(x, 0.0, 1.0, 0.1, SecureNoise())) > 1e-7
     exact = mechanism.rounded_gaussian
 
     def shared(sigma: float, count: int, source: SecureNoise) -> np.ndarray:
         return np.tile(exact(sigma, 100 * 784, source), 3)[:count]
 
     monkeypatch.setattr(mechanism, "rounded_gaussian", shared)
-    assert _largest_row_correlation(release_integers(x, 0.0, 1.0, 0.1, SecureNoise())) < 1e-4
+    assert _largest_row_correlation(release_integers(x, 0.0, 1.0, 0.1, SecureNoise())) < 1e-7
 
 
 def test_two_releases_differ() -> None:

@@ -51,7 +51,7 @@ def main(grid, context):
     if mode == "fail":
         raise RuntimeError("the server app went wrong")
     questions = [Message(RecordDict(), dst_node_id=node, message_type="query") for node in nodes]
-    replies = [dict(reply.content["answer"]) for reply in grid.send_and_receive(questions, timeout=120)]
+    replies = [dict(reply.content["answer"]) for reply in grid.send_and_receive(questions, timeout=300)]
     (out / "replies.tmp").write_text(json.dumps(replies))
     os.replace(out / "replies.tmp", out / "replies.json")
     if mode == "hang":

@@ -8,9 +8,10 @@ import pytest
 
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import ConfigError
-from fedpdiff.simulation.presets import app_folder, configure, read_presets
+from fedpdiff.simulation.app import settings_folder
+from fedpdiff.simulation.presets import configure, read_presets
 
-PRESETS = read_presets(app_folder())
+PRESETS = read_presets()
 
 
 def test_the_presets() -> None:
@@ -20,7 +21,7 @@ def test_the_presets() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_valid_and_explained(name: str, tmp_path: Path) -> None:
     preset = PRESETS[name]
-    assert (app_folder() / "simulations" / f"{name}.toml").read_text().startswith("# ")
+    assert (settings_folder() / "simulations" / f"{name}.toml").read_text().startswith("# ")
     assert len(preset.description) > 20
     assert set(preset.settings) <= set(RunConfig().flat())
     data = preset.settings.get("data") or "digits"

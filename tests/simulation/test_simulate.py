@@ -11,9 +11,9 @@ import pytest
 from fedpdiff.errors import RunError
 from fedpdiff.simulation import simulate as module
 from fedpdiff.simulation.launcher import COMPLETED
-from fedpdiff.simulation.presets import app_folder, read_presets
+from fedpdiff.simulation.presets import read_presets
 
-QUICKSTART = read_presets(app_folder())["quickstart"]
+QUICKSTART = read_presets()["quickstart"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, flower: Any, **overrides: Any) -> int:

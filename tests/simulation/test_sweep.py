@@ -13,9 +13,10 @@ from fedpdiff.errors import ConfigError, RunError
 from fedpdiff.report.sweep_page import write_sweep_report
 from fedpdiff.results import ClientResults, GroupScores, Results
 from fedpdiff.simulation import sweep as module
-from fedpdiff.simulation.presets import app_folder, configure, read_presets
+from fedpdiff.simulation.presets import configure, read_presets
 from fedpdiff.simulation.sweep import plan, read_sweep, run_sweep
 
+ROOT = Path(__file__).parents[2]
 FILE = """
 description = "Two methods, two budgets."
 preset = "quickstart"
@@ -39,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 
 def finish(run: Any, folder: Path, distance: float = 2.0) -> None:
     """Write what a finished run leaves."""
-    config = configure(read_presets(app_folder())["quickstart"], run.overrides, folder)
+    config = configure(read_presets()["quickstart"], run.overrides, folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.flat()))
     method = config.method
@@ -101,7 +102,7 @@ def test_settings_that_cannot_work_fail_before_the_first_run(file: Path, tmp_pat
     file.write_text(FILE.replace("[10, 30.0]", "[10, -1]"))
     sweep = read_sweep(file)
     with pytest.raises(ConfigError, match="epsilon = -1"):
-        run_sweep(read_presets(app_folder()), sweep, plan(sweep, None, {}), tmp_path / "out", 1, print)
+        run_sweep(read_presets(), sweep, plan(sweep, None, {}), tmp_path / "out", 1, print)
     assert not (tmp_path / "out").exists()
 
 
@@ -124,15 +125,15 @@ def test_only_what_is_not_finished_is_run(
     monkeypatch.setattr(module, "_run", run)
     finish(runs[0], out / runs[0].name)
     (out / runs[1].name).mkdir()
-    failures = run_sweep(read_presets(app_folder()), sweep, runs, out, 2, said.append)
+    failures = run_sweep(read_presets(), sweep, runs, out, 2, said.append)
     assert sorted(ran) == sorted(planned.name for planned in runs[1:])
     assert failures == [f"{runs[3].name}: the disk is full"]
     assert any("FAILED" in line for line in said)
     ran.clear()
-    run_sweep(read_presets(app_folder()), sweep, runs, out, 1, said.append)
+    run_sweep(read_presets(), sweep, runs, out, 1, said.append)
     assert ran == [runs[3].name]
     with pytest.raises(ConfigError, match="other settings \\(personal-steps\\)"):
-        run_sweep(read_presets(app_folder()), sweep, plan(sweep, None, {}), out, 1, said.append)
+        run_sweep(read_presets(), sweep, plan(sweep, None, {}), out, 1, said.append)
 
 
 def test_the_report_has_means_spreads_and_words(file: Path, tmp_path: Path) -> None:
@@ -172,8 +173,8 @@ def test_a_report_needs_a_sweep_with_results(tmp_path: Path) -> None:
 
 
 def test_the_committed_sweeps_can_run(tmp_path: Path) -> None:
-    presets = read_presets(app_folder())
-    files = list((app_folder() / "simulations" / "sweeps").glob("*.toml"))
+    presets = read_presets()
+    files = list((ROOT / "simulations" / "sweeps").glob("*.toml"))
     assert files
     for path in files:
         sweep = read_sweep(path)

@@ -1,10 +1,15 @@
-"""Sealed mode with two users of the operating system: what the network side's user can open, and serves."""
+"""Sealed mode with two users of the operating system: what the network side's user can open, and serves.
+
+Afterwards the private side samples with what arrived, and gets the scores of an open client on the same
+release files, global half and seeds.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -116,11 +121,14 @@ def python_of_everybody(home: Path) -> str:
 def test_the_network_side_is_another_user(make_client: Callable[..., Any], shared_folder: Path) -> None:
     python = python_of_everybody(shared_folder)
     client = make_client("deployment", **{"personal-steps": 2})
+    client.all_actions()  # as an open client, before; what it released, the sealed site serves
     data, private = shared_folder / "data", shared_folder / "private"
     Path(client.node["data-path"]).rename(data)
     data.chmod(0o700)
     request, outbox, inbox = (shared_folder / name for name in ("request.json", "outbox", "inbox"))
     RunRequest.make(client.config).save(request)
+    shutil.copytree(client.folder / "state" / "release", private / "state" / "release")
+    private.chmod(0o700)
     options = ["--state", str(private), "--request", str(request), "--policy", client.node["policy"]]
     options += ["--data", str(data), "--site", "north"]
     assert main(["release", *options, "--outbox", str(outbox)]) == 0
@@ -151,12 +159,16 @@ def test_the_network_side_is_another_user(make_client: Callable[..., Any], share
 
 
 def _the_private_side_goes_on(client: Any, private: Path, inbox: Path, samples: Path) -> None:
-    """Check that the global half arrived as it was sent, and serves the private side."""
+    """Check that the global half arrived as it was sent, and gives the open client's samples and scores."""
     half = network_arrays(Denoiser.from_pretrained(inbox / "global").network)
     sent = client.weights()
     assert all(np.array_equal(sent[f"global/{name}"], weights) for name, weights in half.items())
     assert main(["evaluate", "--state", str(private), "--inbox", str(inbox)]) == 0
-    assert json.loads((private / "scores.json").read_text())
+    scores = json.loads((private / "scores.json").read_text())
+    assert scores and scores == json.loads((client.folder / "scores.json").read_text())
+    for name in ("local", "pfdm", "global"):
+        ours, theirs = (np.load(folder / "samples" / f"{name}.npz") for folder in (private, client.folder))
+        assert np.array_equal(ours["images"], theirs["images"])
     halves = ["--global", str(inbox / "global"), "--personal", str(private / "state" / "personal")]
     assert (
         main(["sample", *halves, "-n", "10", "--steps", "2", "--device", "cpu", "--out", str(samples)]) == 0

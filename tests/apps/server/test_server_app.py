@@ -16,7 +16,7 @@ from fedpdiff.config import RunConfig
 from fedpdiff.errors import ConfigError, RunError
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.runfolder import RunFolder
-from fedpdiff.simulation.presets import app_folder, read_presets
+from fedpdiff.simulation.presets import read_presets
 from server_app.pfdm import PFDM
 
 Settings = Callable[..., dict[str, Any]]
@@ -127,7 +127,7 @@ def test_the_papers_presets_give_the_epsilon_that_they_have(
     simulated_nodes: Any,
     tmp_path: Path,
 ) -> None:
-    preset = dict(read_presets(app_folder())[name].settings)
+    preset = dict(read_presets()[name].settings)
     results = fake_grid(settings(**preset, centralised=False), simulated_nodes(2)).run_app()
     assert results.privacy["t0"] == t0
     assert results.privacy["epsilon"] == pytest.approx(epsilon, abs=1e-9)
@@ -166,6 +166,8 @@ def test_real_sites_with_other_classes(
         "config.json",
         "environment.json",
         "events",
+        "format.json",
+        "participants.json",
         "privacy.json",
         "results.json",
         "results.md",
@@ -212,7 +214,7 @@ def test_wrong_settings_fail_before_anything(
 def test_an_attempt_that_failed_can_be_tried_again(
     fake_grid: Any, settings: Settings, simulated_nodes: Any, tmp_path: Path
 ) -> None:
-    """The second attempt sends the very same release, and knows nothing of a site that is gone."""
+    """The second attempt finds the same release, asks for no shard, and knows nothing of half an upload."""
     grid = fake_grid(settings(), simulated_nodes(2))
 
     def fail_in_training(message: Message, reply: Message) -> Message:
@@ -227,9 +229,17 @@ def test_an_attempt_that_failed_can_be_tried_again(
     gone.mkdir()
     (gone / "manifest.json").write_text("{}")
     again = fake_grid(settings(), simulated_nodes(2))
-    assert again.run_app().participants == ["client-0", "client-1"]
-    for first, second in zip(grid.replies("train.upload"), again.replies("train.upload"), strict=True):
-        assert first["arrays"]["codes"].data == second["arrays"]["codes"].data
+    results = again.run_app()
+    assert results.participants == ["client-0", "client-1"]
+    assert results.bytes_up == [64 * images + 8 * images for images in map(images_of, again.releases())]
+    assert not gone.exists()
+    assert again.replies("train.upload") == []
+    for first, second in zip(grid.releases(), again.releases(), strict=True):
+        assert first["certificate"] == second["certificate"]
+
+
+def images_of(release: dict[str, Any]) -> int:
+    return sum(release["class_counts"])
 
 
 def test_hooks_of_flowers_strategy_have_nothing_to_aggregate(settings: Settings) -> None:

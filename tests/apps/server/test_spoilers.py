@@ -59,12 +59,22 @@ def send_metrics(**metrics: float) -> Callable[[Message], Message]:
 
 
 def add_too_little_noise(reply: Message) -> Message:
-    """Send an upload that is right in every respect but its noise, which is that of t0 = 100."""
+    """Send an upload that is right in every respect but its noise, which is that of t0 = 100.
+
+    Its images are plain, so that few of them are enough: fine structure could pass for noise.
+    """
     labels = reply.content["arrays"]["labels"].numpy()
-    images = np.random.default_rng(1).uniform(-1, 1, (len(labels), 1, 8, 8)).astype(np.float32)
+    greys = np.random.default_rng(1).uniform(-1, 1, (len(labels), 1, 1, 1)).astype(np.float32)
+    images = np.broadcast_to(greys, (len(labels), 1, 8, 8))
     codes = encode(release_integers(images, np.zeros((1, 8, 8)), 5.0, 0.9, SecureNoise()), 8)
     reply.content["arrays"] = ArrayRecord({"codes": Array(codes), "labels": Array(labels)})
     return change(sha256=shard_digest(codes, labels))(reply)
+
+
+def declare_more_than_any_disk_holds(reply: Message) -> Message:
+    message = reply.content["message"]
+    rows, classes = int(message["rows_per_shard"]), len(message["class_counts"])
+    return change(class_counts=[2**40 * rows, *[0] * (classes - 1)], shards=2**40)(reply)
 
 
 SPOILERS = {
@@ -74,6 +84,11 @@ SPOILERS = {
     "runs other code": ("upload", only("train.release", change(fingerprint="0" * 64)), "other code"),
     "releases otherwise": ("upload", only("train.release", change(t0=3)), "t0 = 3"),
     "takes another's name": ("upload", only("train.release", change(site="client-0", number=0)), "already"),
+    "declares too much": (
+        "upload",
+        only("train.release", declare_more_than_any_disk_holds),
+        "its share of the server's disk is",
+    ),
     "sends rubbish for a shard": ("upload", only("train.upload", send_rubbish), "ShardManifest"),
     "sends another shard": ("upload", only("train.upload", change(shard=1)), "not 1"),
     "adds too little noise": ("upload", only("train.upload", add_too_little_noise), "less noise"),
@@ -186,7 +201,7 @@ def test_silence_ends_with_the_deadline(
 
 def test_late_replies_are_not_used(fake_grid: Any, settings: Settings, simulated_nodes: Any) -> None:
     grid = fake_grid(settings(clients=3, **{"reply-seconds": 1}), simulated_nodes(3))
-    grid.delay[101] = 1.5
+    grid.delay[101] = 5.0
     strategy = grid.start()
     assert [site.name for site in strategy.participants.sites.values()] == ["client-0", "client-2"]
     assert [r.site for r in strategy.participants.refused] == ["node 101"]

@@ -49,6 +49,7 @@ class Site:
 
     def __init__(self, root: Path, **policy: Any) -> None:
         self.root = root
+        self.witness: Path | None = None
         self.policy = Policy.parse(
             {"epsilon": 1000.0, "delta": 1e-5, "schedules": ["linear", "cosine"]} | policy
         )
@@ -56,7 +57,7 @@ class Site:
     @property
     def store(self) -> ReleaseStore:
         """A store as a new process opens it."""
-        return ReleaseStore(self.root, self.policy)
+        return ReleaseStore(self.root, self.policy, self.witness)
 
     def release(self, private: PrivateImages, source: NoiseSource | None = None, **changes: Any) -> Release:
         request = dataclasses.replace(REQUEST, **changes)

@@ -15,9 +15,12 @@ import pytest
 
 from fedpdiff.errors import PrivacyError
 from fedpdiff.privacy.gaussian_noise import SecureNoise
+from fedpdiff.privacy.ledger_losses import LostRelease
 from fedpdiff.privacy.ledger_report import accept_failed_noise
 from fedpdiff.privacy.ledger_schema import TABLES
 from fedpdiff.privacy.noise_health import HealthReport
+from fedpdiff.privacy.verify import verify_release
+from fedpdiff.privacy.witness import Doubt
 
 Make = Callable[..., Any]
 
@@ -33,20 +36,30 @@ def used(site: Make, private: Make) -> Any:
     return here
 
 
+@pytest.fixture
+def lossy(used: Any) -> Any:
+    """Return a site with the entries that only a loss makes, too."""
+    with used.store._folder.ledger() as (ledger, _), ledger.transaction():
+        ledger.losses.note(Doubt("tried"))
+        ledger.losses.settle("tried")
+        ledger.losses.charge(LostRelease("{}", 1.0, "0" * 64, "0" * 64))
+    return used
+
+
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(
     "action", ["UPDATE {} SET {} = {}", "DELETE FROM {}", "INSERT OR REPLACE INTO {} SELECT * FROM {}"]
 )
-def test_entries_are_never_changed_or_deleted(table: str, action: str, used: Any) -> None:
-    before = used.rows()
+def test_entries_are_never_changed_or_deleted(table: str, action: str, lossy: Any) -> None:
+    before = lossy.rows()
     assert before[table], "nothing to protect"
-    with sqlite3.connect(used.root / "ledger.sqlite") as ledger:
+    with sqlite3.connect(lossy.root / "ledger.sqlite") as ledger:
         ledger.execute("PRAGMA recursive_triggers = ON")
         column = ledger.execute(f"SELECT * FROM {table}").description[-1][0]
         values = {"UPDATE": (table, column, column), "DELETE": (table,), "INSERT": (table, table)}
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             ledger.execute(action.format(*values[action.split()[0]]))
-    assert used.rows() == before
+    assert lossy.rows() == before
 
 
 def test_one_noising_per_image_and_settings_whatever_the_code_does(used: Any) -> None:
@@ -146,12 +159,46 @@ def test_an_older_ledger_than_what_was_sent_is_refused(used: Any, private: Make)
             ask()
 
 
-def test_a_ledger_of_another_version_is_refused(used: Any, private: Make) -> None:
-    with sqlite3.connect(used.root / "ledger.sqlite") as ledger:
+def _make_format(root: Path, format_: str) -> None:
+    with sqlite3.connect(root / "ledger.sqlite") as ledger:
+        (trigger,) = ledger.execute("SELECT sql FROM sqlite_master WHERE name = 'no_update_site'").fetchone()
         ledger.execute("DROP TRIGGER no_update_site")
-        ledger.execute("UPDATE site SET format = 'fedpdiff-ledger/9'")
-    with pytest.raises(PrivacyError, match="fedpdiff-ledger/9"):
+        ledger.execute(f"UPDATE site SET format = '{format_}'")
+        ledger.execute(trigger)
+
+
+def test_a_ledger_of_another_version_is_refused(used: Any, private: Make) -> None:
+    _make_format(used.root, "fedpdiff-ledger/9")
+    with pytest.raises(PrivacyError, match=r"fedpdiff-ledger/9.*this version reads"):
         used.release(private(range(6)))
+    assert "fedpdiff-ledger/9" in verify_release(used.root / "outbox")[0]
+
+
+def _schema(root: Path) -> set[tuple[str, str]]:
+    with sqlite3.connect(root / "ledger.sqlite") as ledger:
+        return set(ledger.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def test_a_ledger_of_format_1_is_read_as_it_is_and_migrated_when_used(
+    used: Any, site: Make, private: Make, no_noise: Any
+) -> None:
+    people = [f"p{n}" for n in range(6)]
+    before, rows = used.outbox(), used.rows()
+    with sqlite3.connect(used.root / "ledger.sqlite") as ledger:
+        for what in ("TABLE settled", "TABLE doubts", "TABLE lost", "INDEX images_of_batch"):
+            ledger.execute(f"DROP {what}")
+    _make_format(used.root, "fedpdiff-ledger/1")
+    old = (used.root / "ledger.sqlite").read_bytes()
+    assert verify_release(used.root / "outbox") == []
+    assert (used.root / "ledger.sqlite").read_bytes() == old
+    used.release(private(range(6), persons=people), no_noise)
+    assert used.outbox() == before
+    migrated = used.rows()
+    assert migrated.pop("site") == [(1, "fedpdiff-ledger/2", *rows.pop("site")[0][2:])]
+    assert migrated == rows
+    new = site("new")
+    new.release(private(range(6)))
+    assert _schema(used.root) == _schema(new.root)
 
 
 def test_the_release_of_an_earlier_version_is_not_made_again(site: Make, private: Make) -> None:

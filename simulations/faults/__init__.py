@@ -1,0 +1,1 @@
+"""Faults put into real deployments on this machine: python -m simulations.faults."""
