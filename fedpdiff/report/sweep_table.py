@@ -110,8 +110,8 @@ def _against_local(sweep: SweepRows, row: Row, alone: Row) -> list[str]:
         return [
             f"{_name(sweep, row)}: worse for rare classes than local-only. Either the uploads "
             "hold too little (t0 too large: a larger epsilon, or more images) or the personal network does "
-            "not follow the hint (too small, or undertrained): the oracle hand-off in the runs' reports tells "
-            "which"
+            "not follow the hint (too small, or undertrained): the oracle hand-off in the runs' reports "
+            "tells which"
         ]
     return []
 

@@ -103,7 +103,7 @@ def test_metrics_of_a_simulated_client_are_scores_of_groups(make_client: Callabl
     client = make_client("simulation")
     metrics = client.all_actions()["sample"]["metrics"]
     assert {key.split("/")[0] for key in metrics} == {"majority", "minority"}
-    assert {key.split("/")[1] for key in metrics} == {"local", "pfdm", "oracle"}
+    assert {key.split("/")[1] for key in metrics} == {"local", "pfdm", "oracle", "own"}
     assert {key.split("/")[2] for key in metrics} <= {"frechet", "precision", "recall", "accuracy"}
     assert (client.folder / "scores.json").is_file()
 
