@@ -75,7 +75,15 @@ class RunFolder:
         ------
         ConfigError
             When it holds a finished run, or one of other settings.
+        RunError
+            When it is of another format, or its uploads were deleted.
         """
+        check_format(self.root)
+        if any((self.root / "server" / "spool").glob("*/deleted.json")):
+            raise RunError(
+                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of that: '
+                "choose another folder"
+            )
         if (self.root / "results.json").exists():
             raise ConfigError(
                 f"run-dir = {self.root}: already holds a finished run; choose another folder (fedpdiff "
@@ -113,12 +121,6 @@ class RunFolder:
         """
         self.check(config)
         self.root.mkdir(parents=True, exist_ok=True)
-        check_format(self.root)
-        if any((self.root / "server" / "spool").glob("*/deleted.json")):
-            raise RunError(
-                f'run-dir = "{self.root}" holds a run whose uploads were deleted, and the record of that: '
-                "choose another folder"
-            )
         write_json(self.root / _FORMAT_FILE, {"format": FORMAT})
         # What attacks found in an earlier attempt is not true of this one.
         shutil.rmtree(self.root / "attacks", ignore_errors=True)

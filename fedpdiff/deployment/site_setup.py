@@ -120,7 +120,7 @@ class SiteSetup:
                 "and repeat"
             )
         setup = Setup(root)
-        for folder in ("empty", "flower") if self.sealed else ("state", "empty", "flower"):
+        for folder in ("empty", "flower") if self.sealed else ("state", "witness", "empty", "flower"):
             setup.folder(folder)
         setup.write("ca.crt", vouching)
         _write_keys(setup, name)
@@ -150,7 +150,7 @@ class SiteSetup:
             "name": name,
             "data": self.data,
             "state": str(root / "state"),
-            "witness": str(root / "witness.json"),
+            "witness": str(root / "witness" / "witness.json"),
             "policy": str(root / "policy.toml"),
         }
         if self.sealed:

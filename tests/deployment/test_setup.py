@@ -123,7 +123,7 @@ def test_site_settings_reach_flower_unchanged(site: Path, capsys: pytest.Capture
         "site-name": "hospital-1",
         "data-path": str(site.parent / "images é"),
         "state-dir": str(site / "state"),
-        "witness": str(site / "witness.json"),
+        "witness": str(site / "witness" / "witness.json"),
         "policy": str(site / "policy.toml"),
     }
     assert Site.load(site).node.data_path == str(site.parent / "images é")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ import yaml
 
 from fedpdiff.cli import main
 from fedpdiff.deployment.coordinator import Coordinator
-from fedpdiff.deployment.site import init_site
+from fedpdiff.deployment.site_setup import SiteSetup
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -27,7 +26,7 @@ NEVER = {
     "superlink": {"ca.key"},
     "serverapp": {"ca.key", "server.key", "server.pem", "state"},
     "proxy": {"ca.key", "superexec.secret", "state"},
-    "supernode": {"state", "policy.toml"},
+    "supernode": {"state", "witness", "policy.toml"},
     "clientapp": {"site.key", "runtime.key"},
 }
 
@@ -110,7 +109,7 @@ def test_a_container_sees_what_its_script_names_and_no_more(
         if name == "proxy":
             needed.discard("flower")  # FLWR_HOME, for Flower's programs: it starts none
         if name == "clientapp":
-            needed |= {"runtime-ca.crt"} | ({"policy.toml", "state"} if stack == "site" else set())
+            needed |= {"runtime-ca.crt"} | ({"policy.toml", "state", "witness"} if stack == "site" else set())
         assert seen == needed, name
         assert not seen & NEVER[name], name
         assert service["environment"]["FEDPDIFF_BIN"] == "/app/.venv/bin"
@@ -161,7 +160,7 @@ def test_only_the_proxys_port_is_published(
 
 def test_the_health_checks_ask_the_default_ports(compose: Callable[..., dict[str, Any]]) -> None:
     coordinator = Coordinator("localhost")
-    runtime_port = inspect.signature(init_site).parameters["runtime_port"].default
+    runtime_port = SiteSetup.runtime_port
     ports = {
         "superlink": coordinator.superlink_port,
         "serverapp": coordinator.superlink_port,

@@ -24,6 +24,8 @@ SITE = """\
 [connection]
 coordinator = "localhost:8443"
 runtime-port = 9094
+[code]
+code-fingerprint = ""
 [node]
 site-name = "north"
 data-path = "/data"
@@ -106,7 +108,7 @@ POLICIES = [
 SITES = [
     ("no connection", SITE.replace("[connection]", "[connexion]"), "has no 'connection'"),
     ("no node", SITE.replace("[node]", "[nodes]"), "has no 'node'"),
-    ("a connection of text", 'connection = "localhost:1"\n[node]\n', "cannot be read"),
+    ("a connection of text", 'connection = "localhost:1"\n[code]\n[node]\n', "cannot be read"),
     ("a port of text", SITE.replace("9094", '"9094"'), "runtime-port 9094 must be a port number"),
     ("an infinite port", SITE.replace("9094", "inf"), "runtime-port inf must be a port number"),
     ("a port too far", SITE.replace("8443", "70000"), "coordinator 70000 must be a port number"),
