@@ -107,7 +107,7 @@ POLICIES = [
 
 SITES = [
     ("no connection", SITE.replace("[connection]", "[connexion]"), "has no 'connection'"),
-    ("no node", SITE.replace("[node]", "[nodes]"), "has no 'node'"),
+    ("no node", SITE.replace("[node]", "[nodes]"), "unknown settings: nodes"),
     ("a connection of text", 'connection = "localhost:1"\n[code]\n[node]\n', "cannot be read"),
     ("a port of text", SITE.replace("9094", '"9094"'), "runtime-port 9094 must be a port number"),
     ("an infinite port", SITE.replace("9094", "inf"), "runtime-port inf must be a port number"),
