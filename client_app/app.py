@@ -7,9 +7,15 @@ import os
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_app.answer import Tasks, answer
-from fedpdiff.federation.protocol import Instruction, ReleaseInstruction, ShardInstruction
-from fedpdiff.federation.uploads import Arrays
+from client_app.answer import answer, any_tasks, pfdm_tasks, round_tasks
+from fedpdiff.federation.protocol import (
+    Instruction,
+    JoinInstruction,
+    PhaseReport,
+    ReleaseInstruction,
+    RoundInstruction,
+    ShardInstruction,
+)
 from fedpdiff.records import pack
 
 # Without this, Ray hides the GPUs from clients that were given no share of one.
@@ -25,6 +31,7 @@ def release(message: Message, context: Context) -> Message:
         message,
         context,
         ReleaseInstruction,
+        pfdm_tasks,
         lambda tasks, instruction, arrays: pack(tasks.release(instruction, arrays)),
         arrays=True,
     )
@@ -37,6 +44,7 @@ def upload(message: Message, context: Context) -> Message:
         message,
         context,
         ShardInstruction,
+        pfdm_tasks,
         lambda tasks, instruction, arrays: pack(*tasks.shard(instruction.shard)),
     )
 
@@ -44,15 +52,53 @@ def upload(message: Message, context: Context) -> Message:
 @app.train("personalize")
 def personalize(message: Message, context: Context) -> Message:
     """Train the personal denoiser, which stays here."""
-    return answer(message, context, Instruction, lambda tasks, instruction, arrays: pack(tasks.personalize()))
+    return answer(
+        message,
+        context,
+        Instruction,
+        pfdm_tasks,
+        lambda tasks, instruction, arrays: pack(tasks.personalize()),
+    )
+
+
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """Say who takes part in a run without releases."""
+    return answer(
+        message,
+        context,
+        JoinInstruction,
+        round_tasks,
+        lambda tasks, instruction, arrays: pack(tasks.join(instruction)),
+    )
+
+
+@app.train("round")
+def train_round(message: Message, context: Context) -> Message:
+    """Train one round; the weights that the method exchanges leave, where the site's policy allows it."""
+    return answer(
+        message,
+        context,
+        RoundInstruction,
+        round_tasks,
+        lambda tasks, instruction, arrays: pack(*tasks.train_round(instruction, arrays)),
+        arrays=True,
+    )
 
 
 @app.evaluate("sample")
 def sample(message: Message, context: Context) -> Message:
     """Sample with both halves; a real site returns scores only if its policy says so."""
 
-    def task(tasks: Tasks, instruction: Instruction, arrays: Arrays) -> RecordDict:
-        report, metrics = tasks.sample(arrays)
-        return pack(report, metrics=metrics or None)
+    return answer(
+        message,
+        context,
+        Instruction,
+        any_tasks,
+        lambda tasks, instruction, arrays: _report(*tasks.sample(arrays)),
+        arrays=True,
+    )
 
-    return answer(message, context, Instruction, task, arrays=True)
+
+def _report(report: PhaseReport, metrics: dict[str, float]) -> RecordDict:
+    return pack(report, metrics=metrics or None)

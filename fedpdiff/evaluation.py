@@ -15,7 +15,9 @@ import torch
 from fedpdiff.metrics.accuracy import accuracy
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.frechet import frechet
+from fedpdiff.metrics.kernel_distance import kernel_distance
 from fedpdiff.metrics.precision_recall import precision_recall
+from fedpdiff.metrics.utility import Downstream
 from fedpdiff.results import GroupScores
 from fedpdiff.types import LabelledImages
 
@@ -28,6 +30,7 @@ def evaluate_groups(
     groups: Mapping[str, tuple[int, ...]],
     network: FeatureNetwork,
     space: FeatureSpace | None = None,
+    downstream: Downstream | None = None,
 ) -> dict[str, GroupScores]:
     """Score one set of samples for every group of classes.
 
@@ -44,6 +47,8 @@ def evaluate_groups(
         The classifier: judges accuracy and, without ``space``, is the feature space as well.
     space
         Another feature space, for example Inception.
+    downstream
+        The classifiers that these samples train; None: no utility.
 
     Returns
     -------
@@ -53,7 +58,7 @@ def evaluate_groups(
     """
     chosen: FeatureSpace = space or network
     return {
-        name: _evaluate(samples, real, classes, network, chosen)
+        name: _evaluate(samples, real, classes, network, chosen, downstream)
         for name, classes in groups.items()
         if classes
     }
@@ -65,9 +70,10 @@ def _evaluate(
     classes: Iterable[int],
     network: FeatureNetwork,
     space: FeatureSpace,
+    downstream: Downstream | None,
 ) -> GroupScores:
-    wanted = samples.of_classes(classes)
-    reference = space.features(reference_images(real, classes))
+    wanted, there = samples.of_classes(classes), reference_images(real, classes)
+    reference = space.features(there)
     generated = space.features(wanted)
     precision, recall = precision_recall(reference, generated)
     return GroupScores(
@@ -75,6 +81,9 @@ def _evaluate(
         precision=precision,
         recall=recall,
         accuracy=accuracy(network, wanted),
+        kid=kernel_distance(reference, generated),
+        utility=downstream.alone(there) if downstream else None,
+        utility_added=downstream.added(there) if downstream else None,
     )
 
 

@@ -16,7 +16,7 @@ from fedpdiff.federation.protocol import ProtocolModel, Refusal
 
 Model = TypeVar("Model", bound=ProtocolModel)
 
-_DTYPES = ("uint8", "int64", "float32")
+_DTYPES = ("uint8", "int8", "int64", "float32")
 _MOST_DIMENSIONS = 8
 _MOST_VALUES = 2**31
 _LARGEST_METRIC = 1e30

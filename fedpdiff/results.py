@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedpdiff.errors import RunError
 from fedpdiff.runfolder import check_format, write_json
@@ -15,7 +15,8 @@ from fedpdiff.runfolder import check_format, write_json
 FORMAT_VERSION: Final = 1
 FILE_NAME = "results.json"
 
-Method = Literal["local", "pfdm", "oracle", "centralised", "real"]
+# local, pfdm, oracle, centralised, real, or the name of another method
+Method = Annotated[str, StringConstraints(pattern=r"^[a-z0-9+-]{1,40}$")]
 Group = Literal["majority", "minority"]
 
 
@@ -34,16 +35,28 @@ class GroupScores(_Model):
         Improved precision and recall, 0 .. 1, higher is better.
     accuracy
         Share of images recognised as the wanted class, 0 .. 1, higher is better.
+    kid
+        Kernel distance (KID), about 0 and up, lower is better.
+    utility
+        Share of real test images recognised by a classifier that was trained on these images alone, 0 .. 1.
+    utility_added
+        The same when they were added to the client's own training images.
     """
 
     frechet: float | None = Field(default=None, ge=0)
     precision: float | None = Field(default=None, ge=0, le=1)
     recall: float | None = Field(default=None, ge=0, le=1)
     accuracy: float | None = Field(default=None, ge=0, le=1)
+    kid: float | None = Field(default=None, ge=-1e12, le=1e12)
+    utility: float | None = Field(default=None, ge=0, le=1)
+    utility_added: float | None = Field(default=None, ge=0, le=1)
 
 
 class ClientResults(_Model):
-    """One client's scores: group of classes -> method -> metrics."""
+    """One client's scores: group of classes -> method -> metrics.
+
+    The method ``own`` is the client's own training images, of which there is the utility alone.
+    """
 
     client: int = Field(ge=0)
     name: str
@@ -133,6 +146,8 @@ class Results(_Model):
 
     format_version: Literal[1] = FORMAT_VERSION
     method: str = "pfdm"
+    method_title: str = "PFDM"
+    server_sees: str = ""
     seed: int
     release_noise: Literal["secure", "seeded"]
     privacy: dict[str, Any]
@@ -145,6 +160,9 @@ class Results(_Model):
     gap_spread_over: Literal["images", "seeds"] = "images"
     bytes_up: list[int]
     bytes_down: list[int]
+    client_steps: list[int] = []
+    server_steps: int = 0
+    sampling_evaluations: int = 0
     seconds: dict[str, float]
     participants: list[str] = []
     refused: list[Refusal] = []

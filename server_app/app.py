@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import RunNotRunningException
 
+from fedpdiff.config import PFDM as PFDM_NAME
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import FedpdiffError, RunError, is_full
 from fedpdiff.federation.server import ServerTasks
@@ -20,6 +21,7 @@ from fedpdiff.runfolder import RunFolder, write_text
 from server_app.bounds import Bounds
 from server_app.outcome import build_results
 from server_app.pfdm import PFDM
+from server_app.rounds import Rounds
 
 log = logging.getLogger("flwr")
 
@@ -39,8 +41,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     tasks = ServerTasks(config, folder)
+    strategy = PFDM(config, tasks) if config.method == PFDM_NAME else Rounds(config, tasks)
     tasks.check()
-    strategy = PFDM(config, tasks)
     bounds = Bounds(strategy, tasks)
     strategy.start(grid, beside=bounds.compute)
     results = build_results(strategy, tasks, bounds)

@@ -7,6 +7,7 @@ import logging
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.types import LabelledImages
 from server_app.pfdm import PFDM
+from server_app.rounds import Rounds
 
 log = logging.getLogger("flwr")
 
@@ -29,7 +30,7 @@ class Bounds:
         Real training images; None in deployment.
     """
 
-    def __init__(self, strategy: PFDM, tasks: ServerTasks) -> None:
+    def __init__(self, strategy: PFDM | Rounds, tasks: ServerTasks) -> None:
         self._strategy = strategy
         self._tasks = tasks
         self.centralised: LabelledImages | None = None
@@ -43,5 +44,6 @@ class Bounds:
             )
             return
         self.real = self._tasks.real_floor()
-        if self._tasks.config.centralised:
+        config = self._tasks.config  # other methods are compared with it over runs
+        if config.centralised and config.method in ("pfdm", "centralised"):
             self.centralised = self._tasks.centralised()

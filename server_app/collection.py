@@ -21,7 +21,7 @@ from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.records import pack, unpack
 from server_app.exchange import Exchange
-from server_app.participants import Participants, Site
+from server_app.participants import Participants, UploadingSite
 from server_app.requests import Requests
 
 log = logging.getLogger("flwr")
@@ -43,7 +43,11 @@ class Collection:
     """
 
     def __init__(
-        self, exchange: Exchange, participants: Participants, tasks: ServerTasks, seconds: float
+        self,
+        exchange: Exchange,
+        participants: Participants[UploadingSite],
+        tasks: ServerTasks,
+        seconds: float,
     ) -> None:
         self._exchange = exchange
         self._participants = participants
@@ -86,7 +90,9 @@ class Collection:
         sites = max(self._tasks.config.clients, len(self._participants.sites) + 1)
         check_disk_share(manifest, spool.folder, sites)
         check_declared(manifest, agreement.request(self._tasks.config).settings())
-        self._participants.join(node, Site(manifest, spool, bytes_down=agreement.centre.nbytes))
+        self._participants.join(
+            node, UploadingSite(manifest, spool=spool, bytes_down=agreement.centre.nbytes)
+        )
         spool.resume()
         if spool.kept:
             log.info("%s: %s of %s shards are here already", manifest.site, spool.kept, manifest.shards)

@@ -7,24 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from fedpdiff.errors import FedpdiffError, MessageError, RunError
-from fedpdiff.federation.protocol import PhaseReport, ReleaseManifest
-from fedpdiff.federation.scores import Scores, from_metrics
+from fedpdiff.federation.protocol import JoinManifest, PhaseReport, ReleaseManifest
+from fedpdiff.federation.scores import PFDM_COLUMNS, Scores, from_metrics
 from fedpdiff.federation.spool import Spool
 from fedpdiff.plain import plain_line
-from fedpdiff.results import ParticipantList, Refusal
+from fedpdiff.results import Method, ParticipantList, Refusal
 
 log = logging.getLogger("flwr")
 
 
 @dataclass
 class Site:
-    """A client that takes part: its manifest, upload, traffic and, where it lets them leave, scores."""
+    """A client that takes part: its manifest, traffic, steps and, where it lets them leave, scores.
 
-    manifest: ReleaseManifest
-    spool: Spool
+    ``columns``: the methods whose scores it may send.
+    """
+
+    manifest: ReleaseManifest | JoinManifest
+    columns: tuple[Method, ...]
+    bytes_up: int = 0
     bytes_down: int = 0
+    gradient_steps: int = 0
     scores: Scores = field(default_factory=dict)
 
     @property
@@ -42,11 +48,24 @@ class Site:
         """
         if report.site != self.name:
             raise MessageError(f"{self.name} reports as {report.site!r}")
+        self.gradient_steps += report.gradient_steps
         if metrics:
-            self.scores = from_metrics(metrics)
+            self.scores = from_metrics(metrics, self.columns)
 
 
-class Participants:
+@dataclass
+class UploadingSite(Site):
+    """A client of PFDM, with its upload."""
+
+    manifest: ReleaseManifest
+    columns: tuple[Method, ...] = PFDM_COLUMNS
+    spool: Spool = field(kw_only=True)
+
+
+SiteKind = TypeVar("SiteKind", bound=Site)
+
+
+class Participants(Generic[SiteKind]):
     """The sites of one run; who they are is kept in a file, however the run ends.
 
     Parameters
@@ -71,7 +90,7 @@ class Participants:
     """
 
     def __init__(self, least: int, file: Path) -> None:
-        self.sites: dict[int, Site] = {}
+        self.sites: dict[int, SiteKind] = {}
         self.names: dict[int, str] = {}
         self.refused: list[Refusal] = []
         self.declined: set[str] = set()
@@ -89,7 +108,7 @@ class Participants:
         """Whether all sites are simulated; only then may the server look at raw data."""
         return all(site.manifest.number is not None for site in list(self.sites.values()))
 
-    def join(self, node: int, site: Site) -> None:
+    def join(self, node: int, site: SiteKind) -> None:
         """Let a site take part.
 
         Raises

@@ -25,7 +25,7 @@ from fedpdiff.privacy.cautions import Caution
 from fedpdiff.records import array_record, pack, unpack
 from server_app.collection import Collection
 from server_app.exchange import Exchange
-from server_app.participants import Participants
+from server_app.participants import Participants, UploadingSite
 from server_app.requests import Requests
 
 log = logging.getLogger("flwr")
@@ -56,7 +56,9 @@ class PFDM(Strategy):
     def __init__(self, config: RunConfig, tasks: ServerTasks) -> None:
         self.config = config
         self.tasks = tasks
-        self.participants = Participants(config.min_clients, tasks.folder.participants)
+        self.participants: Participants[UploadingSite] = Participants(
+            config.min_clients, tasks.folder.participants
+        )
         self.features: FeatureNetwork | None = None
         self.cautions: list[Caution] = []
         self.seconds: dict[str, float] = {}

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "privacy": [*FOUNDATION, "config"],
     "metrics": [*FOUNDATION, "config"],
     "attacks": [*FOUNDATION, "config", "data", "diffusion", "privacy"],
+    "methods": [*FOUNDATION, "config", "diffusion", "privacy"],
     "events": FOUNDATION,
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],

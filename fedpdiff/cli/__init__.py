@@ -12,6 +12,7 @@ from fedpdiff.plain import plain_line
 
 COMMANDS = (
     "simulate",
+    "sweep",
     "privacy",
     "policy",
     "request",

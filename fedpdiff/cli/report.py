@@ -13,9 +13,10 @@ def add_parser(subparsers: Any) -> None:
         "report",
         help="make the figures, the table and report.html of a run again",
         description="Make the figures, the table and report.html of finished runs from their folders. With "
-        "several runs that differ only in their seed, also print mean and spread over them.",
+        "several runs that differ only in their seed, also print mean and spread over them. With the folder "
+        "of a sweep, make its tables, figures and page.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="a run folder")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="a run folder, or a sweep's")
     parser.set_defaults(run=run)
 
 
@@ -23,7 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks and return the exit status."""
     from fedpdiff.report.page import write_report
     from fedpdiff.report.seeds import seeds_table
+    from fedpdiff.report.sweep_page import write_sweep_report
 
+    if [folder for folder in arguments.runs if (folder / "sweep.json").is_file()] == arguments.runs[:1]:
+        page = write_sweep_report(arguments.runs[0])
+        print(f"{(arguments.runs[0] / 'sweep.md').read_text(encoding='utf-8')}\nReport: {page.resolve()}")
+        return 0
     for folder in arguments.runs:
         page = write_report(folder)
         print(f"{(folder / 'results.md').read_text(encoding='utf-8')}\nReport: {page.resolve()}\n")

@@ -19,7 +19,7 @@ _SIZE_MULTIPLE = {
 
 def impossible_combinations(config: RunConfig) -> list[str]:
     """Return one line per problem; each names the settings, their values, and what to do."""
-    groups = (_clients, _data, _partition, _privacy, _levels, _evaluation)
+    groups = (_clients, _method, _data, _partition, _privacy, _levels, _evaluation)
     return [problem for group in groups for problem in group(config)]
 
 
@@ -27,6 +27,30 @@ def _clients(config: RunConfig) -> list[str]:
     if config.min_clients > config.clients:
         return [f"min-clients = {config.min_clients}: must be at most clients = {config.clients}"]
     return []
+
+
+def _method(config: RunConfig) -> list[str]:
+    if config.method == "pfdm":
+        return []
+    problems = []
+    if config.method.startswith("dpdm") and not config.epsilon:
+        problems.append(
+            f'epsilon = 0 with method = "{config.method}": its noise follows from epsilon; give one'
+        )
+    if config.clip_flag:
+        problems.append(
+            f'clip-flag = true with method = "{config.method}": only pfdm clips images; set it to false'
+        )
+    if config.personal_levels == "below-t0":
+        problems.append(
+            f'personal-levels = "below-t0" with method = "{config.method}": there is no t0; set it to all'
+        )
+    if config.method == "centralised" and not config.centralised:
+        problems.append(
+            'method = "centralised" with centralised = false: it trains on all clients\' clean images, which '
+            "only a simulation can; set centralised to true if that is meant"
+        )
+    return problems
 
 
 def _data(config: RunConfig) -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tomllib
 import unicodedata
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import model_validator
 
 from fedpdiff.config.checks import impossible_combinations
 from fedpdiff.config.settings import Settings, Value, setting, show, unknown_key
 from fedpdiff.errors import ConfigError
+
+PFDM: Final = "pfdm"
+"""The method that everything is compared with."""
 
 _ABSOLUTE = r"^(/[^\x00-\x1f\x7f]*)?$"
 _PARTITIONERS = "iid|dirichlet|pathological|shard|natural-id|majority-minority"
@@ -22,6 +25,9 @@ class RunConfig(Settings):
     """Run config; pyproject.toml says what each setting means."""
 
     # The run
+    method: str = setting(
+        "pfdm", "pfdm or one of the methods in docs/methods.md", pattern=r"^[a-z0-9+-]{1,40}$"
+    )
     seed: int = setting(1, "a whole number from 0 to 2^31 - 1", ge=0, lt=2**31)
     run_dir: str = setting(
         "", 'an absolute path, or "" for a folder under ~/fedpdiff-runs', pattern=_ABSOLUTE
@@ -104,6 +110,16 @@ class RunConfig(Settings):
     sampler: Literal["dpm-solver++", "ddim", "ddpm"] = setting("dpm-solver++", "dpm-solver++, ddim or ddpm")
     global_sampling_steps: int = setting(10, _COUNT, ge=1)
     personal_sampling_steps: int = setting(10, _COUNT, ge=1)
+
+    # Methods that send weights (not pfdm)
+    rounds: int = setting(10, _COUNT, ge=1)
+    proximal_mu: float = setting(0.01, "a number of at least 0", ge=0, allow_inf_nan=False)
+    pretraining_share: float = setting(0.5, "a number from 0 to below 1", ge=0, lt=1)
+    auxiliary_images: int = setting(500, _COUNT, ge=1)
+    server_steps: int = setting(20, "a whole number of at least 0", ge=0)
+    slow_learning: float = setting(0.05, "a number from 0 to 1", ge=0, le=1)
+    dp_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
+    dp_copies: int = setting(4, _COUNT, ge=1)
 
     # Evaluation
     samples_per_class: int = setting(60, _COUNT, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ REPORTS = 50
 """How often a training reports its loss; each report costs one synchronisation with the device."""
 
 Progress = Callable[[int, int, float | None], None]
+Penalty = Callable[[UNet2DModel], torch.Tensor]
+MakeOptimizer = Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class TrainingSettings:
     learning_rate, warmup_steps
         AdamW's peak rate; it rises linearly over the warm-up and falls to 0 along a cosine.
     ema_decay
-        Decay of the exponential moving average of the weights, which is what sampling uses.
+        Decay of the exponential moving average of the weights, which is what sampling uses; 0: none, the
+        weights of the last step stay.
     gradient_clip
         Largest gradient norm.
     bfloat16
@@ -58,6 +61,11 @@ class TrainingSettings:
         return every > 0 and (step % every == 0 or step == self.steps)
 
 
+def adamw(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """Return the optimiser of every training: AdamW without weight decay."""
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
+
+
 def train_denoiser(
     network: UNet2DModel,
     chain: Chain,
@@ -66,6 +74,9 @@ def train_denoiser(
     generator: torch.Generator,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    span: range | None = None,
+    penalty: Penalty | None = None,
+    make_optimizer: MakeOptimizer = adamw,
 ) -> UNet2DModel:
     """Train ``network`` in place and return it with its averaged (EMA) weights, in evaluation mode.
 
@@ -81,6 +92,13 @@ def train_denoiser(
     checkpoint
         File to write every ``settings.checkpoint_every`` steps and after the last, and to resume from when it
         exists and is of the same training: settings, chain, seed and images. What is finished is only read.
+    span
+        The consecutive steps of 1 .. ``settings.steps`` that this call takes; default all. The learning rate
+        goes on where the step before left it; the optimiser starts afresh.
+    penalty
+        Maps the network to a scalar that is added to every step's loss.
+    make_optimizer
+        Makes the optimiser of (parameters, learning rate). Parameters that need no gradient stay as they are.
 
     Raises
     ------
@@ -90,26 +108,29 @@ def train_denoiser(
         When a checkpoint cannot be written, or the loss is no longer finite.
     """
     device = network.device
+    span = range(1, settings.steps + 1) if span is None else span
     network.train()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True
-    )
+    optimizer = make_optimizer((p for p in network.parameters() if p.requires_grad), settings.learning_rate)
     average = EMAModel(
         network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
     )
     rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
-    done, seed, identity = 0, generator.initial_seed(), _identity(chain, batches, settings, generator)
+    done, seed = span[0] - 1, generator.initial_seed()
+    identity = _identity(chain, batches, settings, generator)
     if checkpoint is not None and checkpoint.exists():
-        done = load_checkpoint(checkpoint, identity, network, optimizer, average, generator)
+        done = max(done, load_checkpoint(checkpoint, identity, network, optimizer, average, generator))
+    if done:
         rate = get_cosine_schedule_with_warmup(
             optimizer, settings.warmup_steps, settings.steps, last_epoch=done - 1
         )
     losses: list[torch.Tensor] = []
     every = max(1, settings.steps // REPORTS)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for step in range(done + 1, settings.steps + 1):
+        for step in range(done + 1, span[-1] + 1):
             torch.manual_seed(seed + step)  # dropout draws from torch's own stream: the same after a resume
             loss = _loss(network, chain, batches, settings, generator)
+            if penalty is not None:
+                loss = loss + penalty(network)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip, foreach=True)
@@ -117,11 +138,12 @@ def train_denoiser(
             rate.step()
             average.step(network.parameters())
             losses.append(loss.detach())
-            if step % every == 0 or step == settings.steps:
+            if step % every == 0 or step == span[-1]:
                 _report(losses, step, settings.steps, progress)
             if checkpoint is not None and settings.checkpoint_after(step):
                 save_checkpoint(checkpoint, identity, step, network, optimizer, average, generator)
-    average.copy_to(network.parameters())
+    if settings.ema_decay:
+        average.copy_to(network.parameters())
     return network.eval()
 
 

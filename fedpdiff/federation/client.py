@@ -6,20 +6,16 @@ Nothing here knows Flower. What leaves the client is exactly what these methods 
 from __future__ import annotations
 
 import time
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.data.client import ClientData, load_client
 from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
-from fedpdiff.evaluation import evaluate_groups
-from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, check_request
-from fedpdiff.federation.networks import Trainer, use_threads, with_checkpoints
+from fedpdiff.federation.member import Member, Samples
+from fedpdiff.federation.networks import Trainer
 from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
@@ -28,9 +24,8 @@ from fedpdiff.federation.protocol import (
     ReleaseManifest,
     ShardManifest,
 )
-from fedpdiff.federation.sampled import ingredients_digest, read_scores, write_scores
-from fedpdiff.federation.sampling import Sampler, save_samples
-from fedpdiff.federation.scores import CLIENT_METHODS, Scores, to_metrics
+from fedpdiff.federation.sampled import ingredients_digest
+from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.spool import Spool
 from fedpdiff.federation.uploads import (
     Arrays,
@@ -40,8 +35,6 @@ from fedpdiff.federation.uploads import (
     differences,
     with_prefix,
 )
-from fedpdiff.metrics.features import FeatureNetwork
-from fedpdiff.metrics.inception import InceptionFeatures
 from fedpdiff.privacy import steps
 from fedpdiff.privacy.accountant import epsilon_from_mu
 from fedpdiff.privacy.calibration import mu_of
@@ -49,48 +42,12 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNois
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseStore
-from fedpdiff.runfolder import ClientFolder, RunFolder
+from fedpdiff.runfolder import RunFolder
 from fedpdiff.types import LabelledImages
 
 
-class ClientTasks:
-    """The tasks of one client in one run.
-
-    Parameters
-    ----------
-    config, node
-        Checked run and node settings.
-    run_id
-        Flower's number of the run; names the run folder where ``run-dir`` does not.
-
-    Raises
-    ------
-    ConfigError
-        When a real site's policy file cannot be read.
-    PrivacyError
-        When that policy does not name the run's coordinator: then nothing at all is done for it.
-    """
-
-    def __init__(self, config: RunConfig, node: NodeConfig, run_id: int) -> None:
-        self.config = config if node.simulated else with_checkpoints(config, config.personal_steps)
-        self.node = node
-        self._run_id = run_id
-        self.number = node.partition_id if node.simulated else None
-        self.site = f"client-{self.number}" if node.simulated else node.site_name
-        self.folder = ClientFolder.of(config, node, run_id)
-        self.folder.prepare()
-        self.events = EventLog(self.folder.events, self.site)
-        use_threads(config.threads)
-        self._site_policy = None if node.simulated else Policy.load(node.policy)
-        if self._site_policy:
-            self._site_policy.check_coordinator(config.coordinator)
-            self._site_policy.check_columns(config.image_column, config.label_column)
-
-    @cached_property
-    def data(self) -> ClientData:
-        """The client's own images."""
-        column = self._site_policy.person_column if self._site_policy else ""
-        return load_client(self.config, self.node, column)
+class ClientTasks(Member):
+    """The tasks of one client in one run of PFDM."""
 
     # -- release ------------------------------------------------------------------------------------------
 
@@ -176,14 +133,14 @@ class ClientTasks:
         last = trainer.hand_off if only_below else None
         with self.events.phase("personal training", config.personal_steps) as progress:
             personal = trainer.personal(
-                self.data.train, self._stream("personal"), last, progress, self.folder.checkpoint("personal")
+                self.data.train, self.stream("personal"), last, progress, self.folder.checkpoint("personal")
             )
             personal.save_pretrained(self.folder.personal)
         if only_below:
             steps += config.personal_steps
             with self.events.phase("local-only training", config.personal_steps) as progress:
                 local = trainer.personal(
-                    self.data.train, self._stream("local"), None, progress, self.folder.checkpoint("local")
+                    self.data.train, self.stream("local"), None, progress, self.folder.checkpoint("local")
                 )
                 local.save_pretrained(self.folder.local)
         return PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=steps)
@@ -191,55 +148,38 @@ class ClientTasks:
     # -- sampling -----------------------------------------------------------------------------------------
 
     def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
-        """Sample with the received global half and judge the samples.
-
-        Samples and scores come from private images, outside the guarantee: they are written to the client's
-        own folder, and a real site returns its scores only if its policy says so. Asked again with the same
-        two halves, it returns what it found.
-        """
+        """Sample with the received global half and judge the samples; see :meth:`Member.finish`."""
         with self.folder.alone():
-            return self._sample(arrays)
+            started = time.monotonic()
+            global_half = self._trainer().empty_global_half()
+            load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
 
-    def _sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
-        started = time.monotonic()
-        trainer = self._trainer()
-        global_half = trainer.empty_global_half()
-        load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
-        ingredients = self._ingredients(arrays)
-        metrics = read_scores(self.folder, ingredients)
-        if metrics is None:
-            with self.events.phase("sampling", 0) as progress:
-                samples = self._draw(global_half, progress)
-                for name, images in samples.items():
-                    save_samples(self.folder.samples, name, images)
-                metrics = self._judge(samples, with_prefix(arrays, "features/"))
-            write_scores(self.folder, ingredients, metrics)
-        report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
-        may_leave = self._site_policy is None or self._site_policy.metrics_may_leave
-        return report, metrics if may_leave else {}
+            def draw(progress: Progress) -> Samples:
+                return self._draw(global_half, progress)
+
+            return self.finish(draw, self._ingredients(arrays), arrays, started)
 
     def _ingredients(self, arrays: Arrays) -> str:
         """Return a hash of all that decides the samples and their scores."""
-        tensors = {f"received/{name}": array for name, array in arrays.items()}
-        tensors |= {"test": self.data.test.images.numpy(), "labels": self.data.test.labels.numpy()}
+        tensors = self.judged_with(arrays)
         for folder in (self.folder.personal, self.folder.local):
             if folder.exists():
                 half = network_arrays(Denoiser.from_pretrained(folder).network)
                 tensors |= {f"{folder.name}/{name}": array for name, array in half.items()}
         return ingredients_digest(self.config, self.folder.agreement, tensors)
 
-    def _draw(self, global_half: Denoiser, progress: Progress) -> dict[str, LabelledImages]:
+    def _draw(self, global_half: Denoiser, progress: Progress) -> Samples:
         device = global_half.device
         personal = Denoiser.from_pretrained(self.folder.personal, device)
         separate = self.config.personal_levels == "below-t0"
         local = Denoiser.from_pretrained(self.folder.local, device) if separate else personal
-        sampler = Sampler(self.config, len(self.data.class_names), self._stream("samples"), progress)
+        sampler = Sampler(self.config, len(self.data.class_names), self.stream("samples"), progress)
         pfdm, view = sampler.two_stage(global_half, personal)
         samples = {"local": sampler.whole_chain(local), "pfdm": pfdm, "global": view}
         if self.node.simulated and self.config.oracle:
             samples["oracle"] = self._oracle(sampler, personal)
         if self.node.simulated:
-            samples["real"] = self._real()
+            samples["real"] = self.real()
         return samples
 
     def _oracle(self, sampler: Sampler, personal: Denoiser) -> LabelledImages:
@@ -250,34 +190,6 @@ class ClientTasks:
         offset = agreement.mechanism.alpha_bar**0.5 * torch.from_numpy(agreement.centre)
         return sampler.oracle(personal, uploads, offset, labels, agreement.mechanism.t0)
 
-    def _real(self) -> LabelledImages:
-        """Return up to ``samples-per-class`` test images of each class, to show beside the samples."""
-        test = self.data.test
-        rows = [
-            torch.nonzero(test.labels == label).flatten()[: self.config.samples_per_class]
-            for label in range(len(self.data.class_names))
-        ]
-        return test.select(torch.cat(rows))
-
-    def _judge(self, samples: dict[str, LabelledImages], features: Arrays) -> dict[str, float]:
-        if not features:
-            return {}
-        network = FeatureNetwork.from_arrays(features)
-        space = (
-            InceptionFeatures(self.config.inception_weights) if self.config.features == "inception" else None
-        )
-        groups = {"majority": self.data.majority, "minority": self.data.minority}
-        scores: Scores = {}
-        for method in CLIENT_METHODS:
-            if method in samples:
-                judged = evaluate_groups(samples[method], self.data.test, groups, network, space)
-                for group, numbers in judged.items():
-                    scores.setdefault(group, {})[method] = numbers
-        return to_metrics(scores)
-
     def _trainer(self) -> Trainer:
         agreement = Agreement.load(self.folder.agreement)
         return Trainer(self.config, agreement.mechanism, agreement.centre, self.data.class_names)
-
-    def _stream(self, purpose: str) -> tuple[str | int, ...]:
-        return (self.site, purpose)

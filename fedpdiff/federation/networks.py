@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from fedpdiff.federation.agreement import hand_off_level
 from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.mechanism import clip
 from fedpdiff.rng import torch_generator
+from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
 
 CHECKPOINTS = 20
@@ -95,9 +97,28 @@ class Trainer:
         self.class_names = class_names
         self.device = choose_device(config.device)
 
+    @classmethod
+    def of_whole_chain(cls, config: RunConfig, class_names: tuple[str, ...]) -> Trainer:
+        """Return the trainer of a run without releases: no chain is split (t0 = T), nothing is clipped."""
+        schedule, last = NoiseSchedule(config.schedule, config.diffusion_steps), config.diffusion_steps
+        mechanism = Mechanism(
+            t0=last,
+            alpha_bar=float(schedule.alpha_bar[last]),
+            schedule=config.schedule,
+            diffusion_steps=last,
+            clip=math.sqrt(config.num_pixels),
+            delta=config.delta,
+            noise=config.release_noise,
+            wire_bits=config.wire_bits,
+            image_shape=list(config.image_shape),
+        )
+        return cls(config, mechanism, np.zeros(config.image_shape, np.float32), class_names)
+
     @property
     def hand_off(self) -> int:
-        """Level at which the personal half takes over."""
+        """Level at which the personal half takes over; T where no chain is split."""
+        if self.mechanism.t0 == self.mechanism.diffusion_steps:
+            return self.mechanism.t0
         return hand_off_level(self.config, self.mechanism.t0)
 
     def personal(
@@ -112,14 +133,26 @@ class Trainer:
 
         ``purpose`` names its random stream, for example ``("client", 0, "personal")``.
         """
+        config = self._denoiser_config("personal", last or self.config.diffusion_steps)
+        batches = self.clean_batches(images)
+        return self._train(config, batches, torch.zeros_like(self.centre), purpose, progress, checkpoint)
+
+    def clean_batches(self, images: LabelledImages) -> Batches:
+        """Return what a network learns from clean images: balanced, with flag and hidden labels if so set."""
         clean = CleanImages(images, self.config.class_balance)
         batches: Batches = clean
         if self.config.clip_flag:
             batches = ClipMixedImages(clean, len(self.class_names), self._clip_pixels)
-        config = self._denoiser_config("personal", last or self.config.diffusion_steps)
+        config = self._denoiser_config("personal", self.config.diffusion_steps)
         if config.hidden_label:
             batches = LabelDropout(batches, self.config.label_dropout, config.conditions - 1)
-        return self._train(config, batches, torch.zeros_like(self.centre), purpose, progress, checkpoint)
+        return batches
+
+    def untrained(self, purpose: tuple[str | int, ...]) -> Denoiser:
+        """Return a denoiser of clean images on the whole chain, with the first weights of a purpose."""
+        config = self._denoiser_config("personal", self.config.diffusion_steps)
+        seed = torch_generator(self.config.seed, *purpose, "weights").initial_seed()
+        return Denoiser(self._network(config, seed), config, torch.zeros_like(self.centre))
 
     def global_half(
         self,

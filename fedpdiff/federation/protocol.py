@@ -127,6 +127,54 @@ class PhaseReport(Reply):
     gradient_steps: int = Field(ge=0)
 
 
+class RoundInstruction(Instruction):
+    """Asks a client to train for one round; the weights travel beside it as arrays.
+
+    Attributes
+    ----------
+    round
+        From 1; 0 asks for a model of the client's own, trained from the first weights.
+    parts
+        Parts of the network that this client trains.
+    """
+
+    round: int = Field(ge=0)
+    parts: list[Literal["down", "mid", "up"]] = Field(max_length=3)
+
+
+class JoinManifest(Reply):
+    """Says who takes part in a run without releases.
+
+    Attributes
+    ----------
+    number
+        Partition number of a simulated client; absent in deployment.
+    class_counts
+        Images per class.
+    """
+
+    fingerprint: str = Field(pattern=_SHA256)
+    number: int | None = Field(default=None, ge=0)
+    class_counts: list[int] = Field(min_length=1)
+
+    @property
+    def images(self) -> int:
+        """Number of the client's images."""
+        return sum(self.class_counts)
+
+
+class JoinInstruction(Instruction):
+    """Asks a client to take part in a run without releases."""
+
+    class_names: list[str] = Field(min_length=1)
+
+
+class RoundReport(PhaseReport):
+    """Says that a round was done; the trained weights travel beside it."""
+
+    round: int = Field(ge=0)
+
+
 class Refusal(ProtocolModel):
     """A client's answer when it cannot or will not do what it was asked."""
 

@@ -16,7 +16,7 @@ from fedpdiff.runfolder import ClientFolder, write_json
 _NOT_OF_THE_SAMPLES = {"run_dir", "min_clients", "wait_seconds", "reply_seconds"}
 
 
-def ingredients_digest(config: RunConfig, agreement: Path, arrays: Mapping[str, np.ndarray]) -> str:
+def ingredients_digest(config: RunConfig, agreement: Path | None, arrays: Mapping[str, np.ndarray]) -> str:
     """Return a SHA-256 (hex) of settings, agreed mechanism and arrays.
 
     Parameters
@@ -24,12 +24,13 @@ def ingredients_digest(config: RunConfig, agreement: Path, arrays: Mapping[str, 
     config
         The run's settings.
     agreement
-        Folder of the agreement.
+        Folder of the agreement; None in a run without releases.
     arrays
         All weights and images that samples and scores follow from, by name.
     """
     digest = hashlib.sha256(config.model_dump_json(exclude=_NOT_OF_THE_SAMPLES).encode())
-    digest.update((agreement / "mechanism.json").read_bytes())
+    if agreement is not None:
+        digest.update((agreement / "mechanism.json").read_bytes())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -44,14 +44,18 @@ class Sampler:
         self._progress = progress
         self._labels = torch.arange(num_classes).repeat_interleave(config.samples_per_class)
 
-    def whole_chain(self, personal: Denoiser) -> LabelledImages:
-        """Sample with one denoiser on the whole chain, with as many steps as both stages have together."""
+    def whole_chain(self, personal: Denoiser, labels: torch.Tensor | None = None) -> LabelledImages:
+        """Sample with one denoiser on the whole chain, with as many steps as both stages have together.
+
+        ``labels``: int64, shape (N,); default ``samples-per-class`` of every class.
+        """
+        wanted = self._labels if labels is None else labels
         steps = self._config.global_sampling_steps + self._config.personal_sampling_steps
 
         def draw(labels: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
             return [sample_whole_chain(personal, labels, self._config.sampler, steps, generator)]
 
-        return self._batched(draw, self._labels, personal.device, "whole-chain")[0]
+        return self._batched(draw, wanted, personal.device, "whole-chain")[0]
 
     def two_stage(self, global_half: Denoiser, personal: Denoiser) -> tuple[LabelledImages, LabelledImages]:
         """Sample with both halves; return the samples and the global half's own view of them."""

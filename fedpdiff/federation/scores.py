@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
 from pydantic import ValidationError
@@ -12,8 +12,7 @@ from fedpdiff.results import Group, GroupScores, Method
 
 Scores = dict[str, dict[str, GroupScores]]  # group -> method -> numbers
 
-CLIENT_METHODS: Final[tuple[Method, ...]] = ("local", "pfdm", "oracle")
-_MOST_METRICS = len(get_args(Group)) * len(CLIENT_METHODS) * len(GroupScores.model_fields)
+PFDM_COLUMNS: Final[tuple[Method, ...]] = ("local", "pfdm", "oracle", "own")
 
 
 def to_metrics(scores: Scores) -> dict[str, float]:
@@ -26,8 +25,8 @@ def to_metrics(scores: Scores) -> dict[str, float]:
     }
 
 
-def from_metrics(metrics: Mapping[str, float]) -> Scores:
-    """Return the scores that these metrics stand for.
+def from_metrics(metrics: Mapping[str, float], columns: Sequence[Method]) -> Scores:
+    """Return the scores that these metrics stand for; ``columns`` are those that a client may send.
 
     Raises
     ------
@@ -35,10 +34,11 @@ def from_metrics(metrics: Mapping[str, float]) -> Scores:
         When a name is not known or a number is out of its metric's range.
     """
     scores: Scores = {}
-    if len(metrics) > _MOST_METRICS:
-        raise MessageError(f"there are {len(metrics)} scores, but at most {_MOST_METRICS} exist")
+    most = len(get_args(Group)) * len(columns) * len(GroupScores.model_fields)
+    if len(metrics) > most:
+        raise MessageError(f"there are {len(metrics)} scores, but at most {most} exist")
     for group in get_args(Group):
-        for method in CLIENT_METHODS:
+        for method in columns:
             prefix = f"{group}/{method}/"
             numbers = {key[len(prefix) :]: value for key, value in metrics.items() if key.startswith(prefix)}
             if numbers:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedpdiff.config import RunConfig
+from fedpdiff.config import PFDM, RunConfig
 from fedpdiff.data.client import class_groups
 from fedpdiff.data.public import load_all_private, load_public, load_test
 from fedpdiff.data.source import class_names
@@ -30,6 +30,7 @@ from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.metrics.feature_training import cached_feature_network
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.metrics.utility import Downstream
 from fedpdiff.privacy.cautions import Caution, run_cautions
 from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import GroupScores
@@ -57,6 +58,7 @@ class ServerTasks:
         self.config = config
         self.folder = folder
         self.events = EventLog(folder.events, "server")
+        self._downstream: dict[int, Downstream] = {}
         self._stopped = False
         use_threads(config.threads)
 
@@ -82,6 +84,8 @@ class ServerTasks:
     @cached_property
     def trainer(self) -> Trainer:
         """Trains the server's networks."""
+        if self.config.method != PFDM:
+            return Trainer.of_whole_chain(self.config, self.class_names)
         agreement = self.agreement
         return Trainer(self.config, agreement.mechanism, agreement.centre, self.class_names)
 
@@ -115,7 +119,8 @@ class ServerTasks:
         ConfigError
             When the network or the Inception weights cannot be had.
         """
-        self.trainer.empty_global_half()
+        if self.config.method == PFDM:
+            self.trainer.empty_global_half()
         if self.config.features == "inception":
             InceptionFeatures(self.config.inception_weights)
 
@@ -231,7 +236,11 @@ class ServerTasks:
         """Score samples for the class groups of a client with these counts."""
         majority, minority = class_groups(class_counts)
         groups = {"majority": majority, "minority": minority}
-        return evaluate_groups(samples, self.test, groups, network, self.space(network))
+        if id(samples) not in self._downstream:  # the same samples are judged for every client
+            classes, seed = len(self.class_names), self.config.seed
+            self._downstream[id(samples)] = Downstream(samples, None, classes, seed)
+        downstream = self._downstream[id(samples)]
+        return evaluate_groups(samples, self.test, groups, network, self.space(network), downstream)
 
     def gap_spread(
         self, local: LabelledImages, bound: LabelledImages, class_counts: list[int], network: FeatureNetwork

@@ -11,10 +11,13 @@ from fedpdiff.metrics.feature_training import cached_feature_network, train_feat
 from fedpdiff.metrics.features import FEATURE_DIM, FeatureNetwork, FeatureSpace
 from fedpdiff.metrics.frechet import frechet, frechet_spread
 from fedpdiff.metrics.inception import InceptionFeatures
+from fedpdiff.metrics.kernel_distance import kernel_distance
 from fedpdiff.metrics.precision_recall import precision_recall
+from fedpdiff.metrics.utility import Downstream
 
 __all__ = [
     "FEATURE_DIM",
+    "Downstream",
     "FeatureNetwork",
     "FeatureSpace",
     "InceptionFeatures",
@@ -22,6 +25,7 @@ __all__ = [
     "cached_feature_network",
     "frechet",
     "frechet_spread",
+    "kernel_distance",
     "precision_recall",
     "train_feature_network",
 ]

@@ -45,6 +45,8 @@ class Policy(Settings):
     image_column, label_column
         Columns that a run may name for images and labels; "" = it names none, and the only fitting one is
         found. Labels are sent in the clear: without this, a server could ask for any column as the label.
+    methods
+        Methods that may be run. Others than ``pfdm`` send weights that were trained on the images.
     metrics_may_leave
         Whether scores of samples, which come from private images outside the guarantee, are sent back.
     """
@@ -60,6 +62,7 @@ class Policy(Settings):
     person_column: str = setting("", 'a column name, or "" for none')
     image_column: str = setting("", 'a column name, or "" to find it')
     label_column: str = setting("", 'a column name, or "" to find it')
+    methods: list[str] = setting(["pfdm"], 'a list of methods, such as ["pfdm"]')
     metrics_may_leave: bool = setting(False, "true or false")
 
     @model_validator(mode="after")
@@ -113,6 +116,20 @@ class Policy(Settings):
             raise PrivacyError(
                 f'coordinator = "{name}" is not among the coordinators of this site\'s policy; {_NOTHING}. '
                 "Set coordinator to a name that the site has agreed to, or ask the site to add it"
+            )
+
+    def check_method(self, method: str) -> None:
+        """Refuse a method that the site has not agreed to: most send weights, without any guarantee.
+
+        Raises
+        ------
+        PrivacyError
+            Naming the limit.
+        """
+        if method not in self.methods:
+            raise PrivacyError(
+                f'method = "{method}" is not among the methods of this site\'s policy '
+                f"({', '.join(self.methods) or 'none'}); nothing was trained and nothing was sent"
             )
 
     def check_columns(self, image_column: str, label_column: str) -> None:
@@ -217,6 +234,10 @@ person-column = ""
 # Labels are sent in the clear, so no run may choose another column as the label.
 image-column = ""
 label-column = ""
+
+# The methods that may be run. All but "pfdm" send weights that were trained on the images, which gives the
+# images no guarantee (docs/methods.md).
+methods = ["pfdm"]
 
 # Whether scores of this site's samples may be sent back. They come from the images, outside the guarantee.
 metrics-may-leave = false

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from fedpdiff.report.style import COLOURS, CYCLE, figure, save, styled
+from fedpdiff.report.style import CYCLE, figure, method_colour, save, styled
 from fedpdiff.report.table import shown_methods
-from fedpdiff.report.wording import GROUPS, METHODS, duration, number
+from fedpdiff.report.wording import GROUPS, duration, method_title, number
 from fedpdiff.results import ClientResults, Group, Method, Results
 
 _MAX_CLIENTS = 12  # rows that stay readable
@@ -35,7 +35,7 @@ def distances(results: Results, path: Path) -> Path | None:
         axes.set_xlabel("Frechet distance (lower is better)")
         if place:
             axes.set_yticklabels([])
-    handles = [legend_patch(COLOURS[m], METHODS[m]) for m in methods]
+    handles = [legend_patch(method_colour(m), method_title(m, results)) for m in methods]
     canvas.legend(handles=handles, loc="upper center", ncols=len(methods), frameon=False,
                   bbox_to_anchor=(0.5, 1.0))  # fmt: skip
     canvas.tight_layout(rect=(0, 0, 1, 1 - 0.28 / height))
@@ -51,7 +51,7 @@ def _bars(axes: Axes, clients: list[ClientResults], group: Group, methods: list[
             if value is None:
                 continue
             y = row - 0.4 + (place + 0.5) * thick
-            axes.barh(y, value, height=0.86 * thick, color=COLOURS[method])
+            axes.barh(y, value, height=0.86 * thick, color=method_colour(method))
             axes.text(value + 0.015 * largest, y, number(value), va="center", size=7)
     axes.set_yticks(range(len(clients)), [_short(client.name) for client in clients])
     axes.set_ylim(len(clients) - 0.5, -0.5)

@@ -34,6 +34,7 @@ def draw_figures(run: RunFiles) -> list[ReportFigure]:
     """Draw what the run folder has material for and return it in the order of the page."""
     folder = run.folder / "figures"
     figures = []
+    pfdm = run.results.method == "pfdm"
 
     def add(kind: str, path: Path | None, caption: str) -> None:
         if path is not None:
@@ -42,7 +43,8 @@ def draw_figures(run: RunFiles) -> list[ReportFigure]:
     for client in run.results.clients:
         number, name = client.client, client.name
         hero = grids.hero(run, client, folder / f"hero-{number}.png")
-        add("hero", hero, f"{name}'s rare classes: real images, local-only samples, PFDM samples.")
+        beside = "local-only samples, PFDM samples" if pfdm else f"{run.results.method_title} samples"
+        add("hero", hero, f"{name}'s rare classes: real images, {beside}.")
         grid = grids.client_grid(run, client, folder / f"client-{number}.png")
         add("client", grid, f"Images of every class of {name}; its rare classes stand above.")
     add(

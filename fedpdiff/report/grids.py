@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedpdiff.report.run_files import RunFiles
-from fedpdiff.report.style import COLOURS, figure, save, styled
+from fedpdiff.report.style import COLOURS, figure, method_colour, save, styled
 from fedpdiff.results import ClientResults, Group
 
 PANELS = {
@@ -20,7 +20,6 @@ PANELS = {
     "pfdm": "PFDM",
     "oracle": "oracle hand-off",
 }
-HERO_PANELS = ("real", "local", "pfdm")
 _MAX_ROWS = 10  # classes shown per group
 _GAP = 0.12  # between images, as a share of their side
 
@@ -36,17 +35,22 @@ class Rows:
 @styled
 def client_grid(run: RunFiles, client: ClientResults, path: Path, columns: int = 7) -> Path | None:
     """Draw every panel of one client, minority classes first; ``None`` when it has no samples."""
-    panels = {name: run.samples(client.client, name) for name in PANELS}
+    panels = {name: run.samples(client.client, name) for name in _names(run)}
     rows = _rows(client, panels)
     return _draw(run, panels, rows, path, columns, inch=0.29)
 
 
 @styled
 def hero(run: RunFiles, client: ClientResults, path: Path, columns: int = 10) -> Path | None:
-    """Draw one client's minority classes, real next to local-only next to PFDM, for the top of a page."""
-    panels = {name: run.samples(client.client, name) for name in HERO_PANELS}
+    """Draw one client's minority classes: real, local-only and the method's, for the top of a page."""
+    panels = {name: run.samples(client.client, name) for name in ("real", "local", run.results.method)}
     rows = [part for part in _rows(client, panels) if part.group == "minority"]
     return _draw(run, panels, rows, path, columns, inch=0.36)
+
+
+def _names(run: RunFiles) -> list[str]:
+    """Return the panels in their order; another method than PFDM stands after what it is compared with."""
+    return list(PANELS) + [run.results.method] * (run.results.method not in PANELS)
 
 
 def _rows(client: ClientResults, panels: dict[str, dict[int, np.ndarray]]) -> list[Rows]:
@@ -83,7 +87,15 @@ def _draw(
             _panel(canvas, box, tile(images, part.classes, columns))
             y -= between
         place = ((x + columns * inch / 2) / width, 1 - 0.11 / height)
-        canvas.text(*place, PANELS[name], ha="center", va="top", color=COLOURS[name], weight="bold", size=9)
+        canvas.text(
+            *place,
+            PANELS.get(name, run.results.method_title),
+            ha="center",
+            va="top",
+            color=method_colour(name),
+            weight="bold",
+            size=9,
+        )
     _row_labels(canvas, run, rows, (width, height), (left, top, between, inch))
     return save(canvas, path)
 

@@ -90,8 +90,9 @@ def render(run: RunFiles, figures: list[ReportFigure]) -> str:
     results = run.results
     return environment.from_string(PAGE).render(
         results=results,
+        pfdm=results.method == "pfdm",
         headline=headline(results),
-        methods=[(name, wording.METHODS[name]) for name in shown_methods(results)],
+        methods=[(name, wording.method_title(name, results)) for name in shown_methods(results)],
         groups=wording.GROUPS,
         privacy=privacy_words(results, run.config),
         attacks=attack_words(run.attacks),
@@ -106,6 +107,8 @@ def render(run: RunFiles, figures: list[ReportFigure]) -> str:
 
 def headline(results: Results) -> str:
     """Return one sentence that says what collaboration did for the rare classes, gain or loss."""
+    if results.method != "pfdm":
+        return f"What {results.method_title} makes of the same images."
     pairs = []
     for client in results.clients:
         local, pfdm = client.frechet("minority", "local"), client.frechet("minority", "pfdm")

@@ -41,6 +41,8 @@ class PrivacyWords:
 def privacy_words(results: Results, config: dict[str, Any]) -> PrivacyWords:
     """Put the privacy statement of a run into words."""
     privacy = results.privacy
+    if "guarantee" in privacy:
+        return _without_release(results)
     return PrivacyWords(
         banner=_SEEDED if results.release_noise == "seeded" else None,
         promise=_promise(privacy.get("epsilon"), privacy.get("delta")),
@@ -48,6 +50,19 @@ def privacy_words(results: Results, config: dict[str, Any]) -> PrivacyWords:
         warning=_warning(privacy.get("epsilon")),
         not_protected=_NOT_PROTECTED,
         facts=_facts(privacy, config),
+    )
+
+
+def _without_release(results: Results) -> PrivacyWords:
+    """Say what a method guarantees whose clients upload no noisy copies."""
+    guarantee = results.privacy["guarantee"]
+    return PrivacyWords(
+        banner=None,
+        promise=f"Guarantee of {results.method_title}: {guarantee}. The server sees {results.server_sees}.",
+        strength=None,
+        warning=None,
+        not_protected=(_NOT_PROTECTED[1], "Labels, and the number of images of each class."),
+        facts=[],
     )
 
 

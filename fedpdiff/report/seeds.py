@@ -9,7 +9,7 @@ from pathlib import Path
 from fedpdiff.errors import RunError
 from fedpdiff.report.run_files import RunFiles
 from fedpdiff.report.table import markdown, shown_methods
-from fedpdiff.report.wording import GROUPS, METHODS, NO_NUMBER, number, percent
+from fedpdiff.report.wording import GROUPS, NO_NUMBER, method_title, number, percent
 from fedpdiff.results import ClientResults, Group, GroupScores, Method, gap_closed, mean_gap
 
 _MAY_DIFFER = {"seed", "run-dir"}
@@ -28,7 +28,9 @@ def seeds_table(run_dirs: Sequence[Path]) -> str:
     _check_comparable(runs)
     seeds = [run.results.seed for run in runs]
     methods = shown_methods(runs[0].results)
-    rows = [["client", "classes", *(METHODS[method] for method in methods), "gap closed"]]
+    rows = [
+        ["client", "classes", *(method_title(method, runs[0].results) for method in methods), "gap closed"]
+    ]
     gaps = []
     for clients in zip(*(run.results.clients for run in runs), strict=True):
         gap = seed_gap(clients)

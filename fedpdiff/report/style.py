@@ -44,6 +44,11 @@ _SETTINGS = {
 _DPI = 200
 
 
+def method_colour(method: str) -> str:
+    """Return the colour of a method's samples and scores; other methods stand in PFDM's place."""
+    return COLOURS.get(method, COLOURS["pfdm"])
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

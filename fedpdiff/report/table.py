@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedpdiff.privacy.statement import NEIGHBOURS, UNIT
-from fedpdiff.report.wording import GROUPS, LARGE_EPSILON, METHODS, duration, epsilon, number, percent, size
+from fedpdiff.report.wording import (
+    GROUPS,
+    LARGE_EPSILON,
+    METHODS,
+    duration,
+    epsilon,
+    method_title,
+    number,
+    percent,
+    size,
+)
 from fedpdiff.results import ClientResults, Group, GroupScores, Method, Results
 
 
@@ -26,7 +36,7 @@ _LEGEND = (
 
 def _score_rows(results: Results) -> list[str]:
     methods = shown_methods(results)
-    rows = [["client", "classes", *(METHODS[method] for method in methods)]]
+    rows = [["client", "classes", *(method_title(method, results) for method in methods)]]
     for client in results.clients:
         for group in GROUPS:
             if group in client.groups:
@@ -36,8 +46,15 @@ def _score_rows(results: Results) -> list[str]:
 
 def shown_methods(results: Results) -> list[Method]:
     """Return the methods that any client has scores of, in the order of the table."""
-    present = {method for client in results.clients for scores in client.groups.values() for method in scores}
-    return [method for method in METHODS if method in present]
+    present = {
+        method
+        for client in results.clients
+        for group in client.groups.values()
+        for method, scores in group.items()
+        if scores.frechet is not None or scores.accuracy is not None
+    }
+    known = list(METHODS)
+    return sorted(present, key=lambda method: known.index(method if method in METHODS else "pfdm"))
 
 
 def summary_lines(results: Results) -> list[str]:
@@ -58,6 +75,8 @@ def summary_lines(results: Results) -> list[str]:
 
 def privacy_line(results: Results) -> str:
     """Return the privacy statement in one line, with its unit and what weakens it."""
+    if "guarantee" in results.privacy:
+        return f"Privacy: {results.privacy['guarantee']}. The server sees {results.server_sees}."
     if results.release_noise == "seeded":
         return "NOT PRIVATE: the release noise was seeded, so whoever knows the seed can remove it."
     if results.privacy.get("epsilon") is None:
@@ -78,6 +97,8 @@ def statement_line(privacy: dict[str, Any]) -> str:
 
 def gap_line(results: Results) -> str:
     """Return the minority gap closed, per client and as a mean."""
+    if results.method != "pfdm":
+        return "Minority gap closed: no number; compare with runs of local-only and centralised."
     each = ", ".join(
         f"{client.name} {percent(gap)}"
         for client, gap in zip(results.clients, results.gap_closed, strict=False)

@@ -83,13 +83,16 @@ _OPENING = """
 {% if privacy.banner %}<p class="banner" role="alert">{{ privacy.banner }}</p>{% endif %}
 <h1>{{ headline }}</h1>
 <dl class="tiles">
-<div><dt>Minority gap closed</dt><dd>{{ results.gap_closed_mean | percent }}
+{% if pfdm %}<div><dt>Minority gap closed</dt><dd>{{ results.gap_closed_mean | percent }}
 <small>0 %: training alone. 100 %: training on everybody’s images</small></dd></div>
 <div><dt>Privacy of one image's pixels</dt><dd>ε = {{ results.privacy.get("epsilon") | epsilon }}
 <small>at δ = {{ results.privacy.get("delta", "–") }}
 {%- if privacy.banner %}; void here{% elif privacy.warning %}; nearly empty{% endif %}</small></dd></div>
+{% else %}<div><dt>Guarantee for images</dt><dd>none<small>{{ results.server_sees }}</small></dd></div>
+{% endif %}
 {% if results.bytes_up %}<div><dt>Upload per client</dt><dd>{{ results.bytes_up | max | bytes }}
-<small>once; {{ results.bytes_down | max | bytes }} down</small></dd></div>{% endif %}
+<small>{% if pfdm %}once; {% endif %}{{ results.bytes_down | max | bytes }} down</small></dd></div>
+{% endif %}
 {% if seconds is not none %}<div><dt>Time</dt><dd>{{ seconds | duration }}
 <small>{{ results.clients | length }} clients</small></dd></div>{% endif %}
 </dl>
@@ -103,8 +106,8 @@ _RESULTS = """
 <h2>Results</h2>
 <p>Frechet distance to real test images of the same classes, lower is better; the percentage is the share of
 images that a classifier recognises as the class that was asked for. Minority classes are those a client has
-few images of. <em>Local-only</em> is what it makes from its own images, <em>PFDM</em> what it makes together
-with the others.</p>
+few images of. <em>Local-only</em> is what it makes from its own images, <em>{{ results.method_title }}</em>
+what it makes together with the others.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">client</th><th scope="col">classes</th>
 {% for _, label in methods %}<th scope="col" class="n">{{ label }}</th>{% endfor %}
@@ -116,7 +119,7 @@ with the others.</p>
 {% set scores = client.groups[group] %}
 {% for method, _ in methods %}
 <td class="n">{% if method in scores %}{% set s = scores[method] %}
-<span{% if method == "pfdm" %} class="pfdm"{% endif %}>{{ s.frechet | number }}</span>
+<span{% if method == results.method %} class="pfdm"{% endif %}>{{ s.frechet | number }}</span>
 <small>{{ s.accuracy | percent }}</small>
 {% else %}–{% endif %}</td>
 {% endfor %}
@@ -126,18 +129,20 @@ with the others.</p>
 {% endfor %}{% endfor %}
 </tbody></table></div>
 {{ picture("distances") }}
-<p>The <em>oracle hand-off</em> lets the personal model refine real uploads instead of the global model’s
-samples: what it gains over PFDM, the global model lacks. <em>Centralised</em> is one model trained on
-everybody’s clean images, without any privacy. The <em>real floor</em> is the distance of other real images,
-which no model can be expected to beat. A dash means too few images for a number; for the gap closed,
-(local-only − PFDM) / (local-only − centralised), also that the denominator is not above its spread over
-{{ results.gap_spread_over }}. Distances are in {{ results.feature_space }}.</p>
+{% if pfdm %}<p>The <em>oracle hand-off</em> lets the personal model refine real uploads instead of the global
+model’s samples: what it gains over PFDM, the global model lacks.</p>{% endif %}
+<p><em>Centralised</em> is one model trained on everybody’s clean images, without any privacy. The <em>real
+floor</em> is the distance of other real images, which no model can be expected to beat. A dash means too few
+images for a number{% if pfdm %}; for the gap closed, (local-only − PFDM) / (local-only − centralised), also
+that the denominator is not above its spread over {{ results.gap_spread_over }}{% endif %}.
+Distances are in {{ results.feature_space }}.</p>
 {% endif %}
 {% for note in results.notes %}<p>{{ note }}</p>{% endfor %}
 {% if figures | selectattr("kind", "equalto", "client") | list %}
 <h2>What each client makes</h2>
-<p>The first samples of every class, not the best. Between local-only and PFDM stands what the global model
-makes on its own: it has seen every client’s uploads, but nothing below their noise.</p>
+<p>The first samples of every class, not the best.{% if pfdm %} Between local-only and PFDM stands what the
+global model makes on its own: it has seen every client’s uploads, but nothing below their noise.
+{% endif %}</p>
 {{ picture("client") }}
 {% endif %}
 """
@@ -154,7 +159,7 @@ _PRIVACY = """
 
 _CERTIFICATES = """
 <h2>Certificates</h2>
-{% if results.release_noise == "seeded" %}
+{% if results.release_noise == "seeded" and pfdm %}
 <p>There is none: the noise of this run was simulated, so no upload guarantees anything.</p>
 {% elif results.certificates %}
 <p>With its upload each site states what it guarantees for every one of its images. A certificate counts as
@@ -180,6 +185,8 @@ noise as stated rests on the code that the site ran.</p>
 of it that the site ever made, here and in other runs. <em>One person</em>: the person with most released
 images, where the site counts persons. The whole certificates lie in <code>server/spool/</code> of the run
 folder; <code>fedpdiff verify</code> checks them again.</p>
+{% elif not pfdm %}
+<p>There is none: no noisy copies were uploaded.</p>
 {% else %}
 <p>This run has none, so its privacy statement rests on the settings alone.</p>
 {% endif %}

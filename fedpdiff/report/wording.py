@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fedpdiff.privacy.cautions import EMPTY_EPSILON
-from fedpdiff.results import Group, Method
+from fedpdiff.results import Group, Method, Results
 
 GROUPS: tuple[Group, ...] = ("minority", "majority")
 METHODS: dict[Method, str] = {
@@ -17,6 +17,11 @@ METHODS: dict[Method, str] = {
 }
 LARGE_EPSILON = EMPTY_EPSILON
 NO_NUMBER = "–"
+
+
+def method_title(method: Method, results: Results) -> str:
+    """Return how a method is called; one that is not PFDM or its bounds says it in the results."""
+    return METHODS.get(method, results.method_title)
 
 
 def number(value: float | None, digits: int = 3) -> str:

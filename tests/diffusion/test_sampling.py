@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,14 @@ from hypothesis import strategies as st
 
 from fedpdiff.diffusion import sampling
 from fedpdiff.diffusion.denoiser import Denoiser
-from fedpdiff.diffusion.sampling import hand_off, refine, reverse, sample_two_stage, spaced_levels
+from fedpdiff.diffusion.sampling import (
+    hand_off,
+    refine,
+    reverse,
+    sample_two_stage,
+    sample_whole_chain,
+    spaced_levels,
+)
 from fedpdiff.errors import ConfigError
 from fedpdiff.schedule import NoiseSchedule
 
@@ -178,8 +186,8 @@ def halves(
     """Return a function that makes exact halves for two classes; the global one sees u = x - centre."""
     classes = [gaussian, gaussian.shifted(torch.full((4,), -0.15))]
 
-    def make(kind: str, objective: str) -> tuple[Denoiser, Denoiser, list[Any]]:
-        config = describe(kind, objective=objective, image_shape=[1, 2, 2])
+    def make(kind: str, objective: str, **changes: int) -> tuple[Denoiser, Denoiser, list[Any]]:
+        config = describe(kind, objective=objective, image_shape=[1, 2, 2], **changes)
         framed = [images.shifted(-CENTRE) for images in classes]
         global_half = Denoiser(exact_network(config.chain(), framed), config, CENTRE)
         config = describe("personal", image_shape=[1, 2, 2])
@@ -209,6 +217,31 @@ def test_exact_halves_make_the_target(
 
     assert_close(moments(first_stage), classes[label].noisy(float(ALPHA_BAR[T0])), 0.05)
     assert_close(moments(both_stages), classes[label], 0.06)
+
+
+@pytest.mark.parametrize("objective", ["ambient", "noise"])
+def test_handed_over_at_the_last_level_pfdm_is_local_only(
+    objective: str, halves: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With t0 = T the uploads are noise, the global half makes noise, and the personal half does the rest."""
+    global_half, personal, _ = halves("nested", objective, t0=1000, hand_off=1000)
+    labels, generator = torch.zeros(5, dtype=torch.int64), torch.Generator()
+
+    def first_stage(x: torch.Tensor) -> torch.Tensor:
+        monkeypatch.setattr(sampling, "_noise", lambda *_: x)
+        return hand_off(global_half, labels, "dpm-solver++", 30, generator)[0]
+
+    def pfdm(x: torch.Tensor) -> torch.Tensor:
+        monkeypatch.setattr(sampling, "_noise", lambda *_: x)
+        return sample_two_stage(global_half, personal, labels, "dpm-solver++", 30, 300, generator).images
+
+    def local_only(x: torch.Tensor) -> torch.Tensor:
+        monkeypatch.setattr(sampling, "_noise", lambda *_: x)
+        return sample_whole_chain(personal, labels, "dpm-solver++", 300, generator)
+
+    assert_close(moments(first_stage), SimpleNamespace(mean=torch.zeros(4), cov=torch.eye(4)), 0.02)
+    mean, cov = moments(local_only)
+    assert_close(moments(pfdm), SimpleNamespace(mean=mean, cov=cov), 0.02)
 
 
 @pytest.mark.parametrize("kind", ["continued", "nested"])

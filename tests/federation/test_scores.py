@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedpdiff.errors import MessageError
-from fedpdiff.federation.scores import from_metrics, to_metrics
+from fedpdiff.federation.scores import PFDM_COLUMNS, from_metrics, to_metrics
 from fedpdiff.results import GroupScores
 
 
@@ -17,8 +17,8 @@ def test_scores_survive() -> None:
     metrics = to_metrics(scores)
     assert metrics["minority/pfdm/accuracy"] == 0.25
     assert len(metrics) == 6
-    assert from_metrics(metrics) == scores
-    assert from_metrics({}) == {}
+    assert from_metrics(metrics, PFDM_COLUMNS) == scores
+    assert from_metrics({}, PFDM_COLUMNS) == {}
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_scores_survive() -> None:
 )
 def test_other_metrics_are_refused(metrics: dict[str, float]) -> None:
     with pytest.raises(MessageError, match="score"):
-        from_metrics(metrics)
+        from_metrics(metrics, PFDM_COLUMNS)

@@ -18,6 +18,7 @@ from fedpdiff.federation.protocol import (
     ShardManifest,
 )
 from fedpdiff.privacy.wire import decode
+from fedpdiff.results import GroupScores
 
 DIGITS = [str(digit) for digit in range(10)]
 PRIVATE = "a private detail"
@@ -103,8 +104,8 @@ def test_metrics_of_a_simulated_client_are_scores_of_groups(make_client: Callabl
     client = make_client("simulation")
     metrics = client.all_actions()["sample"]["metrics"]
     assert {key.split("/")[0] for key in metrics} == {"majority", "minority"}
-    assert {key.split("/")[1] for key in metrics} == {"local", "pfdm", "oracle"}
-    assert {key.split("/")[2] for key in metrics} <= {"frechet", "precision", "recall", "accuracy"}
+    assert {key.split("/")[1] for key in metrics} == {"local", "pfdm", "oracle", "own"}
+    assert {key.split("/")[2] for key in metrics} <= set(GroupScores.model_fields)
     assert (client.folder / "scores.json").is_file()
 
 

@@ -36,8 +36,9 @@ def test_a_whole_run(fake_grid: Any, settings: Settings, simulated_nodes: Any, t
     for client in results.clients:
         assert set(client.groups) == {"majority", "minority"}
         for scores in client.groups.values():
-            assert set(scores) == {"local", "pfdm", "oracle", "centralised", "real"}
-            assert all(score.accuracy is not None for score in scores.values())
+            assert set(scores) == {"local", "pfdm", "oracle", "centralised", "real", "own"}
+            assert all(score.accuracy is not None for name, score in scores.items() if name != "own")
+            assert all(score.utility is not None for score in scores.values())
     counts = [sum(content["message"]["class_counts"]) for content in grid.replies("train.release")]
     assert results.bytes_up == [count * (64 + 8) for count in counts]
     weights = sum(path.stat().st_size for path in (tmp_path / "run/server/global").rglob("*.safetensors"))
@@ -194,7 +195,7 @@ def test_a_real_site_may_let_its_scores_leave(
     results = fake_grid(settings(clients=2), nodes).run_app()
     north, south = results.clients
     assert north.groups == {}
-    assert set(south.groups["majority"]) == {"local", "pfdm"}
+    assert set(south.groups["majority"]) == {"local", "pfdm", "own"}
 
 
 # -- settings and earlier attempts ---------------------------------------------------------------------------

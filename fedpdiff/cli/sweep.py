@@ -1,0 +1,61 @@
+"""``fedpdiff sweep``: many simulations from one file, resumable, with a report over all of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "sweep",
+        help="run a grid of simulations from a file, and compare them",
+        description="Run every combination of a sweep file's grid and seeds, each as `fedpdiff simulate` "
+        "would. Finished runs are not repeated. `fedpdiff report DIR` makes the tables again.",
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a sweep file, such as simulations/sweeps/rivals.toml"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's folder")
+    parser.add_argument("--size", choices=("ci", "cpu", "gpu"), help="settings for a machine of this size")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default 1)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="change a setting of all runs, such as data=PATH",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks and return the exit status."""
+    import sys
+
+    from fedpdiff.config.run import parse_assignment
+    from fedpdiff.errors import ConfigError
+    from fedpdiff.report.sweep_page import write_sweep_report
+    from fedpdiff.simulation.presets import read_presets
+    from fedpdiff.simulation.sweep import plan, read_sweep, run_sweep
+
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs {arguments.jobs}: must be at least 1")
+    sweep = read_sweep(arguments.file)
+    runs = plan(sweep, arguments.size, dict(parse_assignment(text) for text in arguments.assignments))
+    out = arguments.out.expanduser().absolute()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    failures = run_sweep(read_presets(), sweep, runs, out, arguments.jobs, say)
+    for line in failures:
+        print(f"fedpdiff: failed: {line}", file=sys.stderr)
+    if len(failures) < len(runs):
+        page = write_sweep_report(out)
+        print((out / "sweep.md").read_text(encoding="utf-8"))
+        print(f"Report: {page}")
+    return 1 if failures else 0
