@@ -25,7 +25,7 @@ from fedpdiff.simulation.launcher import to_toml
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 POINTS = Path(__file__).parent / "points"
-PROGRAMS = ("fedpdiff", "flwr", "flower-superlink", "flower-supernode", "flower-superexec")
+PROGRAMS = ("python", "fedpdiff", "flwr", "flower-superlink", "flower-supernode", "flower-superexec")
 PATIENCE = 240.0  # seconds for one thing to happen, on a machine that may be busy
 SETTINGS: dict[str, Any] = {
     "personal-steps": 40,
@@ -328,7 +328,7 @@ class Site:
         return [
             process
             for process in self.machines.processes()
-            if process.environ().get("FEDPDIFF_FAULTS") == mark and "flwr-clientapp" in str(process.cmdline())
+            if process.environ().get("FEDPDIFF_FAULTS") == mark and "clientapp" in str(process.cmdline())
         ]
 
 

@@ -53,8 +53,9 @@ class World:
             for app in site.apps():
                 with contextlib.suppress(psutil.Error):
                     app.kill()
-            for left_over in list(site.state.iterdir()) if site.state.exists() else []:
-                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+            for folder in (site.state, site.root / "witness"):
+                for left_over in list(folder.iterdir()) if folder.exists() else []:
+                    shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         for who in (COORDINATOR, *(site.name for site in self.sites)):
             for left_over in self.machines.points(who).iterdir():
                 left_over.unlink()
