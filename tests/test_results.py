@@ -60,6 +60,9 @@ def test_the_documented_keys() -> None:
         "precision": None,
         "recall": None,
         "accuracy": 0.5,
+        "kid": None,
+        "utility": None,
+        "utility_added": None,
     }
     assert {"privacy", "gap_closed", "bytes_up", "bytes_down", "seconds", "format_version"} <= set(found)
 
