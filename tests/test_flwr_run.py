@@ -165,7 +165,7 @@ def test_two_ways_to_run_give_the_same_results(plain_flower: PlainFlower, tmp_pa
     assert launched.refused == []
     for client in launched.clients:
         assert client.frechet("minority", "pfdm") is not None
-        assert set(client.groups["minority"]) == {"local", "pfdm", "oracle", "centralised", "real"}
+        assert set(client.groups["minority"]) == {"local", "pfdm", "oracle", "centralised", "real", "own"}
     for name in ("launched", "typed"):
         check_run_folder(tmp_path / name, clients=2)
 

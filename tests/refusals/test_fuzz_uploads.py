@@ -25,7 +25,7 @@ from fedpdiff.errors import FedpdiffError, MessageError
 from fedpdiff.federation.agreement import Agreement, propose
 from fedpdiff.federation.certificates import certificate_text, check_declared
 from fedpdiff.federation.protocol import PhaseReport, ReleaseManifest, ShardManifest
-from fedpdiff.federation.scores import from_metrics
+from fedpdiff.federation.scores import PFDM_COLUMNS, from_metrics
 from fedpdiff.federation.spool import Spool, check_manifest, rows_per_shard, shard_digest
 from fedpdiff.privacy.certificate import make_certificate
 from fedpdiff.privacy.gaussian_noise import SeededNoise
@@ -277,7 +277,7 @@ def test_reports_with_anything_in_them(fields: dict[str, Any], metrics: dict[str
     content = RecordDict({"message": ConfigRecord(base | fields), "metrics": MetricRecord(metrics)})
     try:
         _, _, numbers = unpack(content, PhaseReport, metrics=True)
-        scores = from_metrics(numbers)
+        scores = from_metrics(numbers, PFDM_COLUMNS)
     except FedpdiffError as error:
         assert len(str(error)) < 3000
     else:
