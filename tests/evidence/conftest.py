@@ -142,8 +142,9 @@ def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def working_controls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the overfitted controls pass, whatever their network learnt in three steps."""
+    """Let the controls pass, whatever three steps taught them and however few uploads are matched."""
     monkeypatch.setattr(controls, "NEEDED_AUC", -np.inf)
+    monkeypatch.setattr(uploads, "_FAR_ABOVE", 0)
 
 
 @pytest.fixture
