@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedpdiff.data.client import class_groups
+from fedpdiff.data.classes import class_groups
 from fedpdiff.federation.server import ServerTasks, load_samples
 from fedpdiff.federation.spool import Spool
 from fedpdiff.federation.verification import verify_upload

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,12 @@ def test_only_records_knows_flower() -> None:
 def test_only_data_uses_flower_datasets() -> None:
     users = {part(path) for path in FILES if any(name.startswith("flwr_datasets") for name in imports(path))}
     assert users == {"data"}
+
+
+def test_the_server_starts_without_what_reads_images() -> None:
+    """A coordinator without public images does not pay 90 MB of memory for a reader of images."""
+    program = "import sys, server_app.app; sys.exit(bool({'datasets', 'pyarrow', 'opacus'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_the_library_never_imports_the_apps() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import datasets
 
 from fedpdiff.config import NodeConfig, RunConfig
+from fedpdiff.data.classes import class_groups
 from fedpdiff.data.images import decode_images, to_labelled_images
 from fedpdiff.data.source import load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
@@ -27,7 +28,8 @@ class ClientData:
     class_names
         The run's classes in the order of the labels.
     majority, minority
-        Classes (label numbers) that the client has many and few images of; see :func:`class_groups`.
+        Classes (label numbers) that the client has many and few images of; see
+        :func:`~fedpdiff.data.classes.class_groups`.
     digests
         Of the originals of ``train``, in the same order; see :func:`~fedpdiff.data.images.decode_images`.
     persons
@@ -102,15 +104,3 @@ def _persons(dataset: datasets.Dataset, column: str, where: str) -> tuple[str, .
                 "take the row out"
             )
     return persons
-
-
-def class_groups(counts: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the majority and the minority classes for these numbers of images per class.
-
-    A class is a majority class when it has more than half as many images as the largest class; the other
-    classes that are present are minority classes. Absent classes are in neither group.
-    """
-    most = max(counts, default=0)
-    majority = tuple(label for label, count in enumerate(counts) if 2 * count > most)
-    minority = tuple(label for label, count in enumerate(counts) if 0 < 2 * count <= most)
-    return majority, minority

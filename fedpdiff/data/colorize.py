@@ -11,14 +11,8 @@ from __future__ import annotations
 import datasets
 import numpy as np
 
+from fedpdiff.data.classes import COLOURS, colour_names
 from fedpdiff.rng import numpy_generator
-
-COLOURS = ("red", "green")  # also the order of the RGB channels that are painted
-
-
-def colour_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the class names of the coloured data: all the red ones, then all the green ones."""
-    return tuple(f"{colour} {name}" for colour in COLOURS for name in class_names)
 
 
 def add_colours(dataset: datasets.Dataset, seed: int, part: str) -> datasets.Dataset:

@@ -8,7 +8,8 @@ from pathlib import Path
 import datasets
 
 from fedpdiff.config import RunConfig
-from fedpdiff.data.colorize import add_colours, colour_names
+from fedpdiff.data.classes import colour_names
+from fedpdiff.data.colorize import add_colours
 from fedpdiff.data.columns import class_names_of, find_columns, normalise
 from fedpdiff.data.inside import check_paths
 from fedpdiff.data.reading import DIGITS, TEST_NAMES, TRAIN_NAMES, local_path, read, read_local
@@ -51,18 +52,19 @@ def load_site(config: RunConfig, data_path: str) -> Source:
         As :func:`load_source`; unknown classes are refused by name, absent ones are allowed.
     """
     found = read_local(data_path, "data-path")
-    names = config.class_names or _own_names(read(config.data), config)
+    names = config.class_names or own_class_names(config)
     return _source(found, config, names, f'data-path = "{data_path}"', local_path(data_path))
 
 
-def class_names(config: RunConfig) -> tuple[str, ...]:
-    """Return the run's class names in the order of the label numbers (for coloured data: each colour's)."""
-    names = config.class_names or _own_names(read(config.data), config)
-    return colour_names(names) if config.data_transform == "colorize" else names
+def own_class_names(config: RunConfig) -> tuple[str, ...]:
+    """Return the class names of the data set of the run, ``config.data``, in its own order.
 
-
-def _own_names(found: datasets.DatasetDict, config: RunConfig) -> tuple[str, ...]:
-    train, _ = _train_and_test(found, f'data = "{config.data}"')
+    Raises
+    ------
+    DataError
+        When it cannot be read, or has no column of labels.
+    """
+    train, _ = _train_and_test(read(config.data), f'data = "{config.data}"')
     return class_names_of(train, find_columns(train, config)[1])
 
 

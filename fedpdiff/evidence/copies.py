@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from fedpdiff.attack_results import Control, MemorisationRow
 from fedpdiff.attacks.memorisation import LabelledRows, Memorisation, memorisation
-from fedpdiff.data.client import class_groups
+from fedpdiff.data.classes import class_groups
 from fedpdiff.evidence.artefacts import Artefacts
 from fedpdiff.evidence.images import RunImages
 from fedpdiff.evidence.report import Say, interval, quiet

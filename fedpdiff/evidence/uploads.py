@@ -13,7 +13,7 @@ from fedpdiff.attacks.attribute import Reader, gaussian_reader, read_attribute, 
 from fedpdiff.attacks.reidentification import random_groups, reidentify
 from fedpdiff.attacks.statistics import membership_report
 from fedpdiff.attacks.upload_membership import attack_upload_membership
-from fedpdiff.data.colorize import COLOURS
+from fedpdiff.data.classes import COLOURS
 from fedpdiff.evidence.candidates import Candidates
 from fedpdiff.evidence.report import Say, membership_row, quiet, share, upper
 from fedpdiff.evidence.scene import Uploads, UploadScene

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.data.client import ClientData, load_client
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.evaluation import GroupScores, evaluate_groups, reference_images
 from fedpdiff.events import EventLog
@@ -26,6 +26,9 @@ from fedpdiff.metrics.utility import Downstream
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.runfolder import ClientFolder
 from fedpdiff.types import LabelledImages
+
+if TYPE_CHECKING:
+    from fedpdiff.data.client import ClientData
 
 Samples = dict[str, LabelledImages]
 
@@ -68,6 +71,8 @@ class Member:
     @cached_property
     def data(self) -> ClientData:
         """The client's own images."""
+        from fedpdiff.data.client import load_client  # heavy; the server imports this module too
+
         column = self._site_policy.person_column if self._site_policy else ""
         return load_client(self.config, self.node, column)
 

@@ -62,8 +62,8 @@ class RunRequest:
             When the public images cannot be read.
         """
         # Heavy, and not needed to read a request: a sealed site does so for every shard it sends.
+        from fedpdiff.data.classes import class_names
         from fedpdiff.data.public import load_public
-        from fedpdiff.data.source import class_names
 
         names = class_names(config)
         settings: dict[str, Value] = {**config.flat(), **_LOCAL}

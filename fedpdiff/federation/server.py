@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from fedpdiff.config import PFDM, RunConfig
-from fedpdiff.data.client import class_groups
+from fedpdiff.data.classes import class_groups, class_names
 from fedpdiff.data.public import load_all_private, load_public, load_test
-from fedpdiff.data.source import class_names
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.errors import FedpdiffError, MessageError, RunError
 from fedpdiff.evaluation import difference_spread, evaluate_groups

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedpdiff.config import NodeConfig
-from fedpdiff.data import load_all_private, load_client, load_public, load_test
-from fedpdiff.data.client import class_groups
+from fedpdiff.data.classes import class_groups
+from fedpdiff.data.client import load_client
+from fedpdiff.data.public import load_all_private, load_public, load_test
 from fedpdiff.errors import ConfigError, DataError
 
 

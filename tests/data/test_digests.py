@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fedpdiff.config import NodeConfig
-from fedpdiff.data import load_client
+from fedpdiff.data.client import load_client
 from fedpdiff.data.images import decode_images, to_labelled_images
 from fedpdiff.errors import DataError
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedpdiff.data.classes import class_names
 from fedpdiff.data.columns import find_columns
 from fedpdiff.data.reading import read, read_local
-from fedpdiff.data.source import class_names, load_site, load_source
+from fedpdiff.data.source import load_site, load_source
 from fedpdiff.errors import ConfigError, DataError
 
 

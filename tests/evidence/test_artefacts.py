@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedpdiff.config import RunConfig
-from fedpdiff.data import load_public, load_test
+from fedpdiff.data.public import load_public, load_test
 from fedpdiff.errors import DataError, RunError
 from fedpdiff.evidence.artefacts import read_artefacts
 from fedpdiff.evidence.images import load_images
