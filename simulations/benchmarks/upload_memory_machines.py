@@ -86,10 +86,11 @@ class Machines:
         site = self.root / name
         where = ["--coordinator", f"localhost:{self.port}", "--ca", self.coordinator / "ca.crt"]
         self.fedpdiff("site", "init", site, *where, "--data", "/", "--runtime-port", free_port())
-        settings = tomllib.loads((site / "site.toml").read_text())
-        node = {"site-name": name, "outbox": str(outbox), "inbox": str(site / "inbox")}
-        parts = {"connection": settings["connection"], "node": node}
-        text = "".join(f"[{part}]\n{to_toml(values)}" for part, values in parts.items())
+        made = tomllib.loads((site / "site.toml").read_text())
+        tables = {part: values for part, values in made.items() if isinstance(values, dict)}
+        tables["node"] = {"site-name": name, "outbox": str(outbox), "inbox": str(site / "inbox")}
+        text = to_toml({"format": made["format"]})
+        text += "".join(f"[{part}]\n{to_toml(values)}" for part, values in tables.items())
         (site / "site.toml").write_text(text, encoding="utf-8")
         key = site / "site.key.pub"
         self.fedpdiff("coordinator", "admit", key, "--name", name, "--dir", self.coordinator)
@@ -97,7 +98,16 @@ class Machines:
         self._start(f"{name} ClientApp", site / "start-clientapp")
 
     def run(self, settings: Mapping[str, bool | int | float | str]) -> str:
-        """Run the app with these settings and return its status."""
+        """Run the app with these settings and return its status.
+
+        Raises
+        ------
+        SystemExit
+            When a process has ended, for which the run would wait in vain.
+        """
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                raise SystemExit(f"{name} ended with status {process.returncode}:\n{self.log(name)[-2000:]}")
         path = self.root / "run.toml"
         path.write_text(to_toml(settings), encoding="utf-8")
         run_id = self._flwr("run", str(ROOT), "fedpdiff", "--stream", "--run-config", str(path))["run-id"]
