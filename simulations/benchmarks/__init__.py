@@ -1,0 +1,1 @@
+"""What things cost, measured as ratios against a named alternative in one run."""

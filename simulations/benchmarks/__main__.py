@@ -1,0 +1,51 @@
+"""Measure, print the table, write it: python -m simulations.benchmarks [NAME ...]
+
+Ratios are of two things measured alternately in the same run. Benchmarks with arguments of their own
+(noise_health.py, upload_attacks.py, upload_memory.py in this folder) are run by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from simulations.benchmarks.table import markdown
+
+BENCHMARKS = ("release_speed", "start_up", "training_speed")
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+
+
+def main() -> int:
+    """Run what was named, or all; return 0 whether goals are met or not: the table says it."""
+    parser = argparse.ArgumentParser(prog="python -m simulations.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or BENCHMARKS:
+        module = import_module(f"simulations.benchmarks.{name}")
+        figures = []
+        for figure in module.measure(arguments.repetitions):
+            figures.append(figure)
+            print(f"{name}: {figure.what}: {figure.median:.3g} {figure.unit}", file=sys.stderr, flush=True)
+        table = markdown(figures)
+        print(f"\n{table}")
+        head = f"# {name}\n\n{(module.__doc__ or '').strip()}\n\n{machine}. Written by `python -m "
+        head += f"simulations.benchmarks {name} --repetitions {arguments.repetitions}`.\n\n"
+        (arguments.out / f"{name}.md").write_text(head + table, encoding="utf-8")
+        found = {"machine": machine, "figures": [figure.to_json() for figure in figures]}
+        (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""One measured figure: its values, its goal, whether the goal is met, and how it is shown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one benchmark found.
+
+    Attributes
+    ----------
+    what
+        What was measured, and against what.
+    values
+        One for each repetition.
+    unit
+        Such as ``"x"`` for a ratio.
+    goal
+        What the median is to be ``at least`` or ``at most``; None where a figure only informs.
+    """
+
+    what: str
+    values: tuple[float, ...]
+    unit: str
+    goal: float | None = None
+    bound: Literal["at least", "at most"] = "at least"
+
+    @property
+    def median(self) -> float:
+        """The median of the values."""
+        return statistics.median(self.values)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None without one."""
+        if self.goal is None:
+            return None
+        return self.median >= self.goal if self.bound == "at least" else self.median <= self.goal
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, with median and whether the goal is met."""
+        return asdict(self) | {"median": self.median, "met": self.met}
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """Return the figures as a Markdown table."""
+    lines = ["| measured | median | spread | goal | met |", "|---|---|---|---|---|"]
+    for figure in figures:
+        low, high = min(figure.values), max(figure.values)
+        goal = "" if figure.goal is None else f"{figure.bound} {figure.goal:g} {figure.unit}"
+        met = {None: "", True: "yes", False: "NO"}[figure.met]
+        spread = f"{low:.3g} to {high:.3g}" if len(figure.values) > 1 else "measured once"
+        lines.append(f"| {figure.what} | {figure.median:.3g} {figure.unit} | {spread} | {goal} | {met} |")
+    return "\n".join(lines) + "\n"
