@@ -17,8 +17,8 @@ class MajorityMinorityPartitioner(Partitioner):
     clients have the two halves of the list of classes. No image goes to two clients.
 
     With ``clusters``, client k belongs to cluster ``k * clusters // num_partitions``, class c to cluster
-    ``c * clusters // K``, and the clients of a cluster share its classes equally. So there may be more clients
-    than classes.
+    ``c * clusters // K``, and the clients of a cluster share its classes equally. So there may be more
+    clients than classes.
 
     Parameters
     ----------
