@@ -155,11 +155,12 @@ def _panels(
     for place, group in enumerate(GROUPS):
         axes = canvas.add_subplot(1, 2, place + 1)
         for title, some, colour in _curves(sweep, rows, along):
-            points = [(x(row), row.scores.get((group, "frechet"))) for row in some]
-            drawn = sorted((at, s.mean, s.deviation or 0.0) for at, s in points if at is not None and s)
-            if drawn:
-                xs, means, deviations = zip(*drawn, strict=True)
-                axes.errorbar(xs, means, yerr=deviations, fmt="o-", ms=4, lw=1.3, color=colour, label=title)
+            _curve(axes, [(x(row), row.scores.get((group, "frechet"))) for row in some], title, colour, "o-")
+            _curve(axes, [(x(row), row.oracle.get((group, "frechet"))) for row in some],
+                   f"{title}, oracle hand-off", colour, ":")  # fmt: skip
+            if not any(row.method == "local-only" for row in sweep.rows):
+                own = [(x(row), row.alone.get((group, "frechet"))) for row in some]
+                _curve(axes, own, "local-only", _LINES["local-only"], "s--")
         _level_lines(axes, sweep, group, rows)
         axes.set_xscale("log")
         _plain(axes, "x")
@@ -193,20 +194,21 @@ def _level_lines(axes: Axes, sweep: SweepRows, group: Group, drawn: Sequence[Row
         rows = [row for row in sweep.rows if row.method == method]
         if any(row in drawn for row in rows):
             continue
-        spreads = [(row.title, row.scores.get((group, "frechet"))) for row in rows]
-        if method == "local-only" and not rows and len(drawn) > 0:
-            spreads = [("local-only", drawn[0].alone.get((group, "frechet")))]
-        for title, spread in spreads:
-            if spread is not None:
-                _level(axes, title, spread, colour)
+        for row in rows:
+            if (spread := row.scores.get((group, "frechet"))) is not None:
+                axes.axhline(spread.mean, color=colour, lw=1.2, ls="--", label=name(sweep, row))
+                around = spread.deviation or 0.0
+                axes.axhspan(spread.mean - around, spread.mean + around, color=colour, alpha=0.12, lw=0)
 
 
-def _level(axes: Axes, title: str, spread: Spread, colour: str) -> None:
-    axes.axhline(spread.mean, color=colour, lw=1.2, ls="--", label=title)
-    if spread.deviation:
-        axes.axhspan(
-            spread.mean - spread.deviation, spread.mean + spread.deviation, color=colour, alpha=0.12, lw=0
-        )
+def _curve(
+    axes: Axes, points: Sequence[tuple[float | None, Spread | None]], title: str, colour: str, style: str
+) -> None:
+    """Draw means with their spreads, from left to right; nothing where there are no numbers."""
+    drawn = sorted((at, s.mean, s.deviation or 0.0) for at, s in points if at is not None and s is not None)
+    if drawn:
+        at, means, deviations = zip(*drawn, strict=True)
+        axes.errorbar(at, means, yerr=deviations, fmt=style, ms=4, lw=1.3, color=colour, label=title)
 
 
 @styled

@@ -42,8 +42,8 @@ class Row:
         Those that finished, by seed.
     scores
         (group, metric) -> mean over clients, then mean and spread over seeds.
-    alone
-        (group, ``frechet``) -> of the local-only model that PFDM's runs have themselves.
+    alone, oracle
+        The same of the local-only model and the oracle hand-off that PFDM's runs have themselves.
     gap_closed
         Share of the way from local-only to centralised; None of these two, and where it would be a ratio to
         noise.
@@ -61,6 +61,7 @@ class Row:
     runs: list[Run]
     scores: dict[tuple[Group, str], Spread]
     alone: dict[tuple[Group, str], Spread]
+    oracle: dict[tuple[Group, str], Spread]
     gap_closed: float | None
     epsilon: float | None
     bytes_up: int
@@ -136,6 +137,7 @@ def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:
         runs=list(runs),
         scores=_scores(runs, own_column(first)),
         alone=_scores(runs, "local") if first.method == "pfdm" else {},
+        oracle=_scores(runs, "oracle") if first.method == "pfdm" else {},
         gap_closed=gap_closed(runs, everything),
         epsilon=max(epsilons) if first.method == "pfdm" and epsilons else None,
         bytes_up=most(lambda run: run.results.bytes_up),
