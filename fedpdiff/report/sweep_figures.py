@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from fedpdiff.report.style import COLOURS, CYCLE, figure, save, styled
 from fedpdiff.report.sweep_rows import GROUPS, Row, Spread, SweepRows
@@ -23,7 +23,7 @@ def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
     drawn: list[tuple[Path | None, str]] = []
     if (sheet := draw_sheet(sweep, folder / "samples.png")) is not None:
         drawn.append(sheet)
-    if "method" in sweep.varied:
+    if len({row.method for row in sweep.rows} - set(_LINES)) > 1:
         caption = (
             "Frechet distance by method and group of classes, mean and spread over seeds; lower is better."
         )
@@ -95,10 +95,12 @@ def _bytes(sweep: SweepRows, path: Path) -> Path | None:
         )
     _level_lines(axes, sweep, "minority", [row for row, _ in sending])
     axes.set_xscale("log")
-    _plain(axes, "x")
+    axes.xaxis.set_major_formatter(FuncFormatter(_number))
     axes.set_xlabel("MB of one client, up and down")
     axes.set_ylabel("minority Frechet distance")
-    canvas.tight_layout()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7)
+    canvas.tight_layout(rect=(0, 0, 0.76, 1))
     _labels_beside(axes, [((r.bytes_up + r.bytes_down) / 1e6, s.mean, name(sweep, r)) for r, s in sending])
     return save(canvas, path)
 
@@ -158,12 +160,8 @@ def _panels(
             _curve(axes, [(x(row), row.scores.get((group, "frechet"))) for row in some], title, colour, "o-")
             _curve(axes, [(x(row), row.oracle.get((group, "frechet"))) for row in some],
                    f"{title}, oracle hand-off", colour, ":")  # fmt: skip
-            if not any(row.method == "local-only" for row in sweep.rows):
-                own = [(x(row), row.alone.get((group, "frechet"))) for row in some]
-                _curve(axes, own, "local-only", _LINES["local-only"], "s--")
         _level_lines(axes, sweep, group, rows)
-        axes.set_xscale("log")
-        _plain(axes, "x")
+        _scale(axes, [at for row in rows if (at := x(row)) is not None])
         axes.set_title(f"{group} classes", size=9.5, weight="bold", loc="left")
         axes.set_xlabel(label)
         axes.set_ylim(bottom=0)
@@ -222,20 +220,25 @@ def _gap(sweep: SweepRows, key: str, path: Path) -> Path | None:
         points = sorted((float(row.point[key]), 100 * (row.gap_closed or 0.0)) for row in some)
         axes.plot(*zip(*points, strict=True), "o-", ms=4, lw=1.3, color=colour, label=title)
     axes.axhline(0, color="#b9bec4", lw=0.8)
-    axes.set_xscale("log")
-    _plain(axes, "x")
+    _scale(axes, [float(row.point[key]) for row in rows])
     axes.set_xlabel(key)
     axes.set_ylabel("minority gap closed (%)")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="best")
     canvas.tight_layout()
     return save(canvas, path)
 
 
-def _plain(axes: Axes, which: str) -> None:
-    """Write the numbers of a logarithmic axis as numbers."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.set_minor_formatter(NullFormatter())
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """Mark the values themselves, on a logarithmic axis where they span much."""
+    ticks = sorted(set(values))
+    if ticks[0] > 0 and ticks[-1] >= 8 * ticks[0]:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(ticks, [_number(value) for value in ticks])
+
+
+def _number(value: float, _: object = None) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _colour(row: Row) -> str:

@@ -19,13 +19,17 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>fedpdiff · {{ name }}</title>
-<style>{{ style }}</style></head><body><main>
+<style>{{ style }}
+main { max-width: 92rem; } td { white-space: nowrap; }
+td:last-child { white-space: normal; min-width: 20rem; } figure img { max-width: 100%; }
+</style></head><body><main>
 <p class="kicker">fedpdiff · {{ name }}</p>
 <h1>{{ sweep.description or name }}</h1>
 <p>Mean ± standard deviation over seeds, each the mean over clients. Frechet distance to real test images:
-lower is better. Gap closed: share of the way from local-only to centralised, for rare classes. Utility: share
-of real test images recognised by a classifier trained on the samples alone; fairness gap: its difference
-between majority and minority classes. Traffic: the most of any client.</p>
+lower is better. Oracle hand-off: that of rare classes when real uploads are handed over. Gap closed: share of
+the way from local-only to centralised, for rare classes. Utility: share of real test images recognised by a
+classifier trained on the samples alone; fairness gap: its difference between majority and minority classes.
+Traffic: the most of any client.</p>
 <div class="scroll"><table>
 <thead><tr>{% for title in header %}<th scope="col">{{ title }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in cells %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
@@ -35,7 +39,8 @@ between majority and minority classes. Traffic: the most of any client.</p>
 {% endfor %}{% for name in sweep.unfinished %}<li>Not finished: {{ name }}.</li>
 {% endfor %}</ul>{% endif %}
 {% if figures %}<h2>Figures</h2>{% endif %}
-{% for caption, source in figures %}<figure><div><img alt="{{ caption }}" src="{{ source }}"></div>
+{% for caption, source, width in figures %}
+<figure><div><img alt="{{ caption }}" style="width: {{ width }}px" src="{{ source }}"></div>
 <figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 <h2>What the server sees, and what is guaranteed</h2>
@@ -60,10 +65,7 @@ def write_sweep_report(folder: Path) -> Path:
     write_text(folder / "sweep.md", sweep_markdown(sweep))
     write_text(folder / "sweep.tex", sweep_latex(sweep))
     write_text(folder / "sweep.csv", sweep_csv(sweep))
-    figures = [
-        (caption, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
-        for path, caption in draw_sweep(sweep, folder / "figures")
-    ]
+    figures = [_inlined(*drawn) for drawn in draw_sweep(sweep, folder / "figures")]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     guarantees: dict[str, list[str]] = {}
     for row in sweep.rows:
@@ -81,3 +83,10 @@ def write_sweep_report(folder: Path) -> Path:
     )
     write_text(folder / "sweep.html", text)
     return folder / "sweep.html"
+
+
+def _inlined(path: Path, caption: str) -> tuple[str, str, int]:
+    """Return caption, source and width in CSS pixels, of which figures have half as many as of their own."""
+    data = path.read_bytes()
+    width = int.from_bytes(data[16:20], "big") // 2  # a PNG's first chunk begins with it
+    return caption, f"data:image/png;base64,{base64.b64encode(data).decode()}", width

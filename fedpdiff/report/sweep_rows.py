@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedpdiff.errors import RunError
 from fedpdiff.privacy.statement import per_pixel_statement
 from fedpdiff.report.run_files import RunFiles, own_column
-from fedpdiff.report.sweep_gap import Run, agree, gap_closed, over_clients
+from fedpdiff.report.sweep_gap import BOUNDS, Run, agree, gap_closed, over_clients
 from fedpdiff.report.wording import epsilon
 from fedpdiff.results import Group, GroupScores, Method
 
@@ -37,13 +37,15 @@ class Row:
     point
         Setting -> value, as far as this point has it.
     method, title
-        The method that ran.
+        The method that ran, or one of the two bounds that PFDM's runs have themselves.
+    column
+        Name of its scores and samples in these runs.
     runs
         Those that finished, by seed.
     scores
         (group, metric) -> mean over clients, then mean and spread over seeds.
-    alone, oracle
-        The same of the local-only model and the oracle hand-off that PFDM's runs have themselves.
+    oracle
+        The same of the oracle hand-off of PFDM's runs.
     gap_closed
         Share of the way from local-only to centralised; None of these two, and where it would be a ratio to
         noise.
@@ -58,9 +60,9 @@ class Row:
     point: dict[str, Any]
     method: str
     title: str
+    column: Method
     runs: list[Run]
     scores: dict[tuple[Group, str], Spread]
-    alone: dict[tuple[Group, str], Spread]
     oracle: dict[tuple[Group, str], Spread]
     gap_closed: float | None
     epsilon: float | None
@@ -118,9 +120,37 @@ def read_sweep_rows(folder: Path) -> SweepRows:
     for run in runs:
         together.setdefault(json.dumps(run.point), []).append(run)
     rows = [_row(sorted(some, key=lambda run: run.results.seed), runs) for some in together.values()]
+    rows += _bounds(rows)
     varied = list(dict.fromkeys(key for _, point in planned for key in point))
     unfinished = [name for name, _ in planned if name not in {run.name for run in runs}]
     return SweepRows(str(found.get("description", "")), varied, rows, unfinished)
+
+
+def _bounds(rows: Sequence[Row]) -> list[Row]:
+    """Return the bounds that PFDM's runs have themselves, where the sweep has no runs of them."""
+    words = {
+        "local-only": (
+            "each client's number of images per class",
+            "nothing computed from images leaves a client",
+        ),
+        "centralised": ("everybody's clean images", "none: the images themselves are pooled"),
+    }
+    found = []
+    for row in rows:
+        for method, column in BOUNDS.items():
+            scores = _scores(row.runs, column) if row.method == "pfdm" else {}
+            there = any(other.method == method and agree(row.point, other.point) for other in rows)
+            if scores and not there:
+                sees, guarantee = words[method]
+                found.append(
+                    replace(
+                        row, method=method, title=method, column=column, scores=scores, oracle={},
+                        point={**row.point, **({"method": method} if "method" in row.point else {})},
+                        gap_closed=None, epsilon=None, bytes_up=0, bytes_down=0, server_steps=0,
+                        server_sees=sees, guarantee=guarantee,
+                    )
+                )  # fmt: skip
+    return found
 
 
 def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:
@@ -134,9 +164,9 @@ def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:
         point=dict(runs[0].point),
         method=first.method,
         title="PFDM" if first.method == "pfdm" else first.method_title,
+        column=own_column(first),
         runs=list(runs),
         scores=_scores(runs, own_column(first)),
-        alone=_scores(runs, "local") if first.method == "pfdm" else {},
         oracle=_scores(runs, "oracle") if first.method == "pfdm" else {},
         gap_closed=gap_closed(runs, everything),
         epsilon=max(epsilons) if first.method == "pfdm" and epsilons else None,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fedpdiff.report.grids import tile
-from fedpdiff.report.run_files import RunFiles, own_column
-from fedpdiff.report.style import COLOURS, figure, method_colour, save, styled
+from fedpdiff.report.run_files import RunFiles
+from fedpdiff.report.style import COLOURS, figure, save, styled
 from fedpdiff.report.sweep_rows import GROUPS, Row, SweepRows
 from fedpdiff.report.sweep_table import ordered
 from fedpdiff.report.sweep_words import name
@@ -28,9 +28,9 @@ def draw_sheet(sweep: SweepRows, path: Path) -> tuple[Path, str] | None:
     """Draw the first client's samples of the first seed; None where the folders hold none."""
     lines = []
     for row in ordered(sweep)[:_MAX_ROWS]:
-        strips = _strips(row.runs[0].files, own_column(row.runs[0].results))
+        strips = _strips(row.runs[0].files, row.column)
         if strips:
-            lines.append((name(sweep, row), strips, method_colour(row.method)))
+            lines.append((name(sweep, row), strips, _colour(row)))
     first = next((row for row in ordered(sweep) if lines and _client(row)), None)
     if first is None:
         return None
@@ -43,6 +43,10 @@ def draw_sheet(sweep: SweepRows, path: Path) -> tuple[Path, str] | None:
         f"class, not the best; rare classes stand left. At most {_MAX_ROWS} rows of the table are shown."
     )
     return _draw(lines, path), caption
+
+
+def _colour(row: Row) -> str:
+    return COLOURS.get(row.column, COLOURS["quiet"])
 
 
 def _client(row: Row) -> ClientResults | None:

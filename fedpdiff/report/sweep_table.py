@@ -23,6 +23,7 @@ def header(sweep: SweepRows) -> list[str]:
         *varied,
         "minority Frechet",
         "majority Frechet",
+        *(["oracle hand-off"] if _has_oracle(sweep) else []),
         "gap closed",
         "minority accuracy",
         "minority utility",
@@ -32,6 +33,10 @@ def header(sweep: SweepRows) -> list[str]:
         "steps (client + server)",
         "guarantee",
     ]
+
+
+def _has_oracle(sweep: SweepRows) -> bool:
+    return any(row.oracle for row in sweep.rows)
 
 
 def cells(sweep: SweepRows) -> list[list[str]]:
@@ -64,7 +69,8 @@ def sweep_markdown(sweep: SweepRows) -> str:
         "",
         f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}, each the mean over clients.",
         "Frechet distance: lower is better. Gap closed: share of the way from local-only to centralised, for",
-        "rare classes. Accuracy: share of samples recognised as the wanted class.",
+        "rare classes. Oracle hand-off: minority distance when real uploads are handed over. Accuracy: share",
+        "of samples recognised as the wanted class.",
         "Utility: share of real test images recognised by a classifier trained on the samples alone;",
         "its difference between majority and minority classes is the fairness gap. Traffic: the most of any",
         "client.",
@@ -78,7 +84,9 @@ def sweep_markdown(sweep: SweepRows) -> str:
 def sweep_latex(sweep: SweepRows) -> str:
     """Return the table for a paper (booktabs)."""
     columns = header(sweep)[:-1]
-    lines = [f"\\begin{{tabular}}{{{'l' * (len(columns) - 9)}{'r' * 9}}}", "\\toprule"]
+    words = sum(key != "method" for key in sweep.varied) + 1
+    kinds = "l" * words + "r" * (len(columns) - words)
+    lines = [f"\\begin{{tabular}}{{{kinds}}}", "\\toprule"]
     lines.append(" & ".join(text.translate(_SPECIAL) for text in columns) + " \\\\")
     lines.append("\\midrule")
     for row in cells(sweep):
@@ -117,6 +125,7 @@ def _cells(sweep: SweepRows, row: Row) -> list[str]:
         *(str(row.point.get(key, NO_NUMBER)) for key in sweep.varied if key != "method"),
         distances(row.minority),
         distances(row.scores.get(("majority", "frechet"))),
+        *([distances(row.oracle.get(("minority", "frechet")))] if _has_oracle(sweep) else []),
         percent(row.gap_closed),
         percent(accuracy.mean) if accuracy else NO_NUMBER,
         percent(minority.mean) if minority else NO_NUMBER,

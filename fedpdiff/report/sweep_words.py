@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from fedpdiff.report.run_files import own_column
 from fedpdiff.report.signatures import Symptoms, signatures, symptoms
 from fedpdiff.report.sweep_gap import Run
 from fedpdiff.report.sweep_rows import Row, Spread, SweepRows
@@ -15,9 +16,12 @@ def findings(sweep: SweepRows) -> list[str]:
     """Return whole sentences: first what beats PFDM, then the failures."""
     found = [line for row in sweep.rows if row.method == "pfdm" for line in _better(sweep, row)]
     found += _spaces(sweep)
+    shown: dict[str, list[str]] = {}  # many rows may show the very same
     for row in sweep.rows:
-        found += [f"{name(sweep, row)}: {line}" for line in signatures(_symptoms(sweep, row))]
-    return found
+        if row.column == own_column(row.runs[0].results):
+            for line in signatures(_symptoms(sweep, row)):
+                shown.setdefault(line, []).append(name(sweep, row))
+    return found + [f"{', '.join(names)}: {line}" for line, names in shown.items()]
 
 
 def name(sweep: SweepRows, row: Row) -> str:
@@ -77,16 +81,17 @@ def _noise(spread: Spread) -> float:
 
 
 def _symptoms(sweep: SweepRows, row: Row) -> Symptoms:
-    """Put the symptoms of a point's runs together; local-only is taken from the sweep where it has it."""
+    """Put the symptoms of a point's runs together; of several local-only models the best counts."""
     each = [symptoms(run.files) for run in row.runs]
     alone = [other.minority.mean for other in sweep.comparable(row, "local-only") if other.minority]
+    oracle = row.oracle.get(("minority", "frechet"))
     accuracy = row.scores.get(("minority", "accuracy"))
     attacked = [s.attacks for s in each if s.attacks is not None]
     return Symptoms(
         method=row.method,
         minority=row.minority.mean if row.minority else None,
-        local=min(alone) if alone else _mean([s.local for s in each]),
-        oracle=_mean([s.oracle for s in each]),
+        local=min(alone, default=None),
+        oracle=oracle.mean if oracle else None,
         accuracy=accuracy.mean if accuracy else None,
         sharpness=_mean([s.sharpness for s in each]),
         attacks=next((a for a in attacked if a.exceeded), attacked[0] if attacked else None),

@@ -136,7 +136,7 @@ def test_a_gap_of_one_seed_a_noisy_gap_and_one_between_spaces_are_no_numbers(tmp
     assert gap("spaces", (1, 2), {1: 6.0, 2: 6.2}, space="classifier:other") is None
 
 
-def test_pfdms_own_local_only_stands_in_where_the_sweep_has_none(tmp_path: Path) -> None:
+def test_pfdms_own_bounds_stand_in_where_the_sweep_has_none(tmp_path: Path) -> None:
     runs = []
     for seed in (1, 2):
         for clients in (4, 8):
@@ -146,11 +146,17 @@ def test_pfdms_own_local_only_stands_in_where_the_sweep_has_none(tmp_path: Path)
             bound = {"clients": clients, "method": "centralised"}
             runs.append(write_run(tmp_path, bound, seed, {"centralised": 3.0}, clients))
     sweep = write_plan(tmp_path, runs)
+    assert [(row.method, row.point["clients"]) for row in sweep.rows if row.method != "pfdm"] == [
+        ("centralised", 4), ("centralised", 8), ("local-only", 4), ("local-only", 8)
+    ]  # fmt: skip
+    local = next(row for row in sweep.rows if row.method == "local-only" and row.point["clients"] == 8)
+    assert local.minority is not None and local.minority.mean == pytest.approx(6.0)
+    assert local.bytes_up == local.bytes_down == 0
     gaps = {row.point["clients"]: row.gap_closed for row in sweep.rows if row.method == "pfdm"}
     assert gaps == {4: pytest.approx(1 / 2), 8: pytest.approx(2 / 3)}
     write_sweep_report(tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "methods.png", "bytes.png", "against-clients.png", "gap-clients.png",
+        "against-clients.png", "gap-clients.png",
     }  # fmt: skip
 
 
@@ -192,9 +198,8 @@ def test_a_frontier_compares_every_epsilon_with_what_has_none(tmp_path: Path) ->
     assert "no better than what a client makes alone (7.00 against 6.00)" in said[2]
     assert len(said) == 3
     write_sweep_report(tmp_path)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "methods.png", "bytes.png", "epsilon.png",
-    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"epsilon.png"}
+    assert dict(zip(header(sweep), cells(sweep)[1], strict=True))["oracle hand-off"] == "6.50"
 
 
 def test_different_feature_spaces_are_said(tmp_path: Path) -> None:
