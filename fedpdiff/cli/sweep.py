@@ -13,13 +13,19 @@ def add_parser(subparsers: Any) -> None:
         "sweep",
         help="run a grid of simulations from a file, and compare them",
         description="Run every combination of a sweep file's grid and seeds, each as `fedpdiff simulate` "
-        "would. Finished runs are not repeated. `fedpdiff report DIR` makes the tables again.",
+        "would. Finished runs are not repeated, so the same command goes on after an interruption. "
+        "`fedpdiff report DIR` makes the tables again.",
     )
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="a sweep file, such as simulations/sweeps/rivals.toml"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's folder")
-    parser.add_argument("--size", choices=("ci", "cpu", "gpu"), help="settings for a machine of this size")
+    parser.add_argument(
+        "--size",
+        choices=("ci", "cpu", "gpu"),
+        help="what fits a test of minutes, two cores in about an hour, or a GPU",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the file's seeds")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument(
         "--set",
@@ -38,14 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     from fedpdiff.config.run import parse_assignment
     from fedpdiff.errors import ConfigError
-    from fedpdiff.report.sweep_page import write_sweep_report
     from fedpdiff.simulation.presets import read_presets
-    from fedpdiff.simulation.sweep import plan, read_sweep, run_sweep
+    from fedpdiff.simulation.sweep import run_sweep
+    from fedpdiff.simulation.sweep_file import plan, read_sweep
 
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs {arguments.jobs}: must be at least 1")
-    sweep = read_sweep(arguments.file)
-    runs = plan(sweep, arguments.size, dict(parse_assignment(text) for text in arguments.assignments))
+    sweep = read_sweep(arguments.file).sized(arguments.size)
+    changes = dict(parse_assignment(text) for text in arguments.assignments)
+    runs = plan(sweep, changes, arguments.seeds)
     out = arguments.out.expanduser().absolute()
 
     def say(line: str) -> None:
@@ -55,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     for line in failures:
         print(f"fedpdiff: failed: {line}", file=sys.stderr)
     if len(failures) < len(runs):
+        from fedpdiff.report.sweep_page import write_sweep_report  # loads matplotlib
+
         page = write_sweep_report(out)
         print((out / "sweep.md").read_text(encoding="utf-8"))
         print(f"Report: {page}")

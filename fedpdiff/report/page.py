@@ -15,6 +15,7 @@ from fedpdiff.report.attack_words import attack_words
 from fedpdiff.report.figures import ReportFigure, draw_figures
 from fedpdiff.report.privacy_words import privacy_words
 from fedpdiff.report.run_files import RunFiles, read_object
+from fedpdiff.report.signatures import signatures, symptoms
 from fedpdiff.report.table import results_table, shown_methods
 from fedpdiff.report.template import FAILURE_PAGE, PAGE
 from fedpdiff.results import ParticipantList, Results
@@ -42,8 +43,10 @@ def write_report(run_dir: Path) -> Path:
     """
     run = RunFiles.read(Path(run_dir))
     figures = draw_figures(run)
-    _write(run.folder / "results.md", results_table(run.results))
-    return _write(run.folder / "report.html", render(run, figures))
+    failures = signatures(symptoms(run))
+    table = results_table(run.results) + "".join(f"- {line}\n" for line in failures)
+    _write(run.folder / "results.md", table)
+    return _write(run.folder / "report.html", render(run, figures, failures))
 
 
 def write_failure(run_dir: Path) -> Path:
@@ -77,7 +80,7 @@ def _environment() -> Environment:
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def render(run: RunFiles, figures: list[ReportFigure]) -> str:
+def render(run: RunFiles, figures: list[ReportFigure], failures: list[str]) -> str:
     """Return the page; every text from the run folder is escaped."""
     environment = _environment()
     environment.filters.update(
@@ -98,6 +101,7 @@ def render(run: RunFiles, figures: list[ReportFigure]) -> str:
         attacks=attack_words(run.attacks),
         deleted=run.deleted,
         figures=[_inlined(figure) for figure in figures],
+        signatures=failures,
         settings=sorted(run.config.items()),
         environment=_flat(run.environment),
         run_name=run.folder.resolve().name,

@@ -13,7 +13,9 @@ from fedpdiff.attack_results import AttackResults
 from fedpdiff.deletions import Deletion, deletions
 from fedpdiff.errors import RunError
 from fedpdiff.events import read_events
-from fedpdiff.results import Results
+from fedpdiff.results import Method, Results
+
+_BASELINES: dict[str, Method] = {"local-only": "local"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class RunFiles:
                 f"{path} is damaged ({type(error).__name__}); delete it to report without it"
             ) from error
         return {int(label): images[labels == label] for label in np.unique(labels)}
+
+
+def own_column(results: Results) -> Method:
+    """Return the name under which a run's scores and samples are those of its method."""
+    return _BASELINES.get(results.method, results.method)
 
 
 def read_object(path: Path) -> dict[str, Any]:

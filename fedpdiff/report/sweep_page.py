@@ -6,41 +6,50 @@ import base64
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from fedpdiff.report.sweep_figures import draw_sweep
 from fedpdiff.report.sweep_rows import read_sweep_rows
-from fedpdiff.report.sweep_table import cells, findings, header, sweep_csv, sweep_latex, sweep_markdown
+from fedpdiff.report.sweep_table import cells, header, sweep_csv, sweep_latex, sweep_markdown
+from fedpdiff.report.sweep_words import findings
+from fedpdiff.report.template import STYLE
+from fedpdiff.runfolder import write_text
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>fedpdiff · {{ name }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #22262b; max-width: 76rem; margin: 2rem auto;
-  padding: 0 1rem; }
-table { border-collapse: collapse; font-size: .85rem; } .scroll { overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #dfe2e6; vertical-align: top; }
-img { max-width: 100%; } figcaption { color: #4c5259; font-size: .9rem; } figure { margin: 1.5rem 0; }
-</style></head><body>
+<style>{{ style }}
+main { max-width: 92rem; } td { white-space: nowrap; }
+td:last-child { white-space: normal; min-width: 20rem; } figure img { max-width: 100%; }
+</style></head><body><main>
+<p class="kicker">fedpdiff · {{ name }}</p>
 <h1>{{ sweep.description or name }}</h1>
-<p>Mean ± standard deviation over seeds, each the mean over clients; Frechet distance to real test images,
-lower is better. Utility: share of real test images recognised by a classifier trained on the samples alone;
-fairness gap: its difference between majority and minority classes.</p>
+<p>Mean ± standard deviation over seeds, each the mean over clients. Frechet distance to real test images:
+lower is better. Oracle hand-off: that of rare classes when real uploads are handed over. Gap closed: share of
+the way from local-only to centralised, for rare classes. Utility: share of real test images recognised by a
+classifier trained on the samples alone; fairness gap: its difference between majority and minority classes.
+Traffic: the most of any client.</p>
 <div class="scroll"><table>
-<thead><tr>{% for title in header %}<th>{{ title }}</th>{% endfor %}</tr></thead><tbody>
+<thead><tr>{% for title in header %}<th scope="col">{{ title }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in cells %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-{% for finding in findings %}<p>{{ finding }}.</p>{% endfor %}
-{% for name in sweep.unfinished %}<p>Not finished: {{ name }}.</p>{% endfor %}
-{% for caption, source in figures %}<figure><img alt="{{ caption }}" src="{{ source }}">
+{% if findings or sweep.unfinished %}<h2>What the numbers say</h2>
+<ul>{% for finding in findings %}<li>{{ finding }}</li>
+{% endfor %}{% for name in sweep.unfinished %}<li>Not finished: {{ name }}.</li>
+{% endfor %}</ul>{% endif %}
+{% if figures %}<h2>Figures</h2>{% endif %}
+{% for caption, source, width in figures %}
+<figure><div><img alt="{{ caption }}" style="width: {{ width }}px" src="{{ source }}"></div>
 <figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
-<h2>What the server sees</h2>
+<h2>What the server sees, and what is guaranteed</h2>
 <ul>{% for row in sweep.rows | unique(attribute="method") %}
-<li><strong>{{ row.title }}</strong>: {{ row.server_sees }}. Guarantee: {{ row.guarantee }}.</li>
+<li><strong>{{ row.title }}</strong>: {{ row.server_sees }}.
+Guarantee: {{ guarantees[row.method] | join("; ") }}.</li>
 {% endfor %}</ul>
-<p>Made by <code>fedpdiff report</code> from the files in the sweep's folder.</p>
-</body></html>
+<footer>Made by <code>fedpdiff report</code> from the files in the sweep's folder.</footer>
+</main></body></html>
 """
 
 
@@ -53,27 +62,31 @@ def write_sweep_report(folder: Path) -> Path:
         When the folder is not a sweep's, or no run of it has finished.
     """
     sweep = read_sweep_rows(folder)
-    for name, text in (
-        ("sweep.md", sweep_markdown(sweep)),
-        ("sweep.tex", sweep_latex(sweep)),
-        ("sweep.csv", sweep_csv(sweep)),
-    ):
-        (folder / name).write_text(text, encoding="utf-8")
-    figures = [
-        (caption, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
-        for path, caption in draw_sweep(sweep, folder / "figures")
-    ]
+    write_text(folder / "sweep.md", sweep_markdown(sweep))
+    write_text(folder / "sweep.tex", sweep_latex(sweep))
+    write_text(folder / "sweep.csv", sweep_csv(sweep))
+    figures = [_inlined(*drawn) for drawn in draw_sweep(sweep, folder / "figures")]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    page = folder / "sweep.html"
-    page.write_text(
-        environment.from_string(_PAGE).render(
-            name=folder.resolve().name,
-            sweep=sweep,
-            header=header(sweep),
-            cells=cells(sweep),
-            findings=findings(sweep),
-            figures=figures,
-        ),
-        encoding="utf-8",
+    guarantees: dict[str, list[str]] = {}
+    for row in sweep.rows:
+        said = guarantees.setdefault(row.method, [])
+        said += [row.guarantee] * (row.guarantee not in said)
+    text = environment.from_string(_PAGE).render(
+        name=folder.resolve().name,
+        style=Markup(STYLE),
+        sweep=sweep,
+        header=header(sweep),
+        cells=cells(sweep),
+        findings=findings(sweep),
+        figures=figures,
+        guarantees=guarantees,
     )
-    return page
+    write_text(folder / "sweep.html", text)
+    return folder / "sweep.html"
+
+
+def _inlined(path: Path, caption: str) -> tuple[str, str, int]:
+    """Return caption, source and width in CSS pixels, of which figures have half as many as of their own."""
+    data = path.read_bytes()
+    width = int.from_bytes(data[16:20], "big") // 2  # a PNG's first chunk begins with it
+    return caption, f"data:image/png;base64,{base64.b64encode(data).decode()}", width

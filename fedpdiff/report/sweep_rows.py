@@ -1,19 +1,23 @@
-"""From the result files of a sweep to one row for each point of its grid: means and spreads over seeds."""
+"""From the result files of a sweep to one row for each of its points: means and spreads over seeds."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedpdiff.errors import RunError
-from fedpdiff.results import Group, GroupScores, Method, Results
+from fedpdiff.privacy.statement import per_pixel_statement
+from fedpdiff.report.run_files import RunFiles, own_column
+from fedpdiff.report.sweep_gap import BOUNDS, Run, agree, gap_closed, over_clients
+from fedpdiff.report.wording import epsilon
+from fedpdiff.results import Group, GroupScores, Method
 
 PLAN = "sweep.json"
-_BASELINES: dict[str, Method] = {"local-only": "local"}
+GROUPS: tuple[Group, ...] = ("minority", "majority")
 
 
 @dataclass(frozen=True)
@@ -26,20 +30,27 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One point of the grid.
+    """One point of the sweep.
 
     Attributes
     ----------
     point
-        Setting -> value.
+        Setting -> value, as far as this point has it.
     method, title
-        The method that ran.
-    seeds
-        Of the runs that finished.
+        The method that ran, or one of the two bounds that PFDM's runs have themselves.
+    column
+        Name of its scores and samples in these runs.
+    runs
+        Those that finished, by seed.
     scores
         (group, metric) -> mean over clients, then mean and spread over seeds.
+    oracle
+        The same of the oracle hand-off of PFDM's runs.
     gap_closed
-        Of PFDM's runs; None elsewhere.
+        Share of the way from local-only to centralised; None of these two, and where it would be a ratio to
+        noise.
+    epsilon
+        The largest of PFDM's runs; None elsewhere.
     bytes_up, bytes_down, client_steps, server_steps, evaluations
         The most of any client, over all runs.
     server_sees, guarantee
@@ -49,9 +60,12 @@ class Row:
     point: dict[str, Any]
     method: str
     title: str
-    seeds: list[int]
+    column: Method
+    runs: list[Run]
     scores: dict[tuple[Group, str], Spread]
-    gap_closed: Spread | None
+    oracle: dict[tuple[Group, str], Spread]
+    gap_closed: float | None
+    epsilon: float | None
     bytes_up: int
     bytes_down: int
     client_steps: int
@@ -59,6 +73,16 @@ class Row:
     evaluations: int
     server_sees: str
     guarantee: str
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs that finished."""
+        return [run.results.seed for run in self.runs]
+
+    @property
+    def minority(self) -> Spread | None:
+        """Frechet distance of rare classes."""
+        return self.scores.get(("minority", "frechet"))
 
 
 @dataclass(frozen=True)
@@ -70,10 +94,9 @@ class SweepRows:
     rows: list[Row]
     unfinished: list[str]
 
-
-def column(results: Results) -> Method:
-    """Return the name under which a run's scores are those of its method."""
-    return _BASELINES.get(results.method, results.method)
+    def comparable(self, row: Row, method: str) -> list[Row]:
+        """Return the rows of a method at the same point, as far as their points have the same settings."""
+        return [other for other in self.rows if other.method == method and agree(row.point, other.point)]
 
 
 def read_sweep_rows(folder: Path) -> SweepRows:
@@ -86,65 +109,85 @@ def read_sweep_rows(folder: Path) -> SweepRows:
     """
     try:
         found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        grid, names = found["sweep"]["grid"], found["runs"]
+        planned = [(str(run["name"]), dict(run["point"])) for run in found["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(f"{folder} is not the folder of a sweep (no readable {PLAN})") from None
-    finished = [name for name in names if (folder / name / "results.json").is_file()]
-    if not finished:
+    done = [(name, point) for name, point in planned if (folder / name / "results.json").is_file()]
+    if not done:
         raise RunError(f"no run of the sweep in {folder} has finished")
-    runs: dict[str, list[tuple[dict[str, Any], Results]]] = {}
-    for name in finished:
-        config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-        point = {key: config[key] for key in grid}
-        runs.setdefault(json.dumps(point), []).append((point, Results.read(folder / name)))
-    rows = [_row(together[0][0], [results for _, results in together]) for together in runs.values()]
-    unfinished = [name for name in names if name not in finished]
-    return SweepRows(found["sweep"].get("description", ""), list(grid), rows, unfinished)
+    runs = [Run(name, point, RunFiles.read(folder / name)) for name, point in done]
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        together.setdefault(json.dumps(run.point), []).append(run)
+    rows = [_row(sorted(some, key=lambda run: run.results.seed), runs) for some in together.values()]
+    rows += _bounds(rows)
+    varied = list(dict.fromkeys(key for _, point in planned for key in point))
+    unfinished = [name for name, _ in planned if name not in {run.name for run in runs}]
+    return SweepRows(str(found.get("description", "")), varied, rows, unfinished)
 
 
-def _row(point: dict[str, Any], runs: Sequence[Results]) -> Row:
-    first = runs[0]
+def _bounds(rows: Sequence[Row]) -> list[Row]:
+    """Return the bounds that PFDM's runs have themselves, where the sweep has no runs of them."""
+    words = {
+        "local-only": (
+            "each client's number of images per class",
+            "nothing computed from images leaves a client",
+        ),
+        "centralised": ("everybody's clean images", "none: the images themselves are pooled"),
+    }
+    found = []
+    for row in rows:
+        for method, column in BOUNDS.items():
+            scores = _scores(row.runs, column) if row.method == "pfdm" else {}
+            there = any(other.method == method and agree(row.point, other.point) for other in rows)
+            if scores and not there:
+                sees, guarantee = words[method]
+                found.append(
+                    replace(
+                        row, method=method, title=method, column=column, scores=scores, oracle={},
+                        point={**row.point, **({"method": method} if "method" in row.point else {})},
+                        gap_closed=None, epsilon=None, bytes_up=0, bytes_down=0, server_steps=0,
+                        server_sees=sees, guarantee=guarantee,
+                    )
+                )  # fmt: skip
+    return found
 
-    def most(of: Callable[[Results], Sequence[int]]) -> int:
+
+def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:
+    first = runs[0].results
+
+    def most(of: Callable[[Run], Sequence[int]]) -> int:
         return max((value for run in runs for value in of(run)), default=0)
 
+    epsilons = [run.results.privacy["epsilon"] for run in runs if run.results.privacy.get("epsilon")]
     return Row(
-        point=point,
+        point=dict(runs[0].point),
         method=first.method,
-        title=first.method_title,
-        seeds=sorted(run.seed for run in runs),
-        scores=_scores(runs),
-        gap_closed=_spread([run.gap_closed_mean for run in runs]),
-        bytes_up=most(lambda run: run.bytes_up),
-        bytes_down=most(lambda run: run.bytes_down),
-        client_steps=most(lambda run: run.client_steps),
-        server_steps=max(run.server_steps for run in runs),
+        title="PFDM" if first.method == "pfdm" else first.method_title,
+        column=own_column(first),
+        runs=list(runs),
+        scores=_scores(runs, own_column(first)),
+        oracle=_scores(runs, "oracle") if first.method == "pfdm" else {},
+        gap_closed=gap_closed(runs, everything),
+        epsilon=max(epsilons) if first.method == "pfdm" and epsilons else None,
+        bytes_up=most(lambda run: run.results.bytes_up),
+        bytes_down=most(lambda run: run.results.bytes_down),
+        client_steps=most(lambda run: run.results.client_steps),
+        server_steps=max(run.results.server_steps for run in runs),
         evaluations=first.sampling_evaluations,
         server_sees=first.server_sees,
-        guarantee=_guarantee(first),
+        guarantee=_guarantee(runs),
     )
 
 
-def _scores(runs: Sequence[Results]) -> dict[tuple[Group, str], Spread]:
+def _scores(runs: Sequence[Run], name: Method) -> dict[tuple[Group, str], Spread]:
     scores = {}
-    groups: tuple[Group, ...] = ("minority", "majority")
-    for group in groups:
+    for group in GROUPS:
         for metric in GroupScores.model_fields:
-            spread = _spread([_over_clients(run, group, metric) for run in runs])
+            spread = _spread([over_clients(run.results, group, name, metric) for run in runs])
             if spread is not None:
                 scores[group, metric] = spread
     return scores
-
-
-def _over_clients(run: Results, group: Group, metric: str) -> float | None:
-    name = column(run)
-    values = [
-        getattr(client.groups[group][name], metric)
-        for client in run.clients
-        if name in client.groups.get(group, {})
-    ]
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:
@@ -154,13 +197,24 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
 
 
-def _guarantee(results: Results) -> str:
-    privacy = results.privacy
+def _guarantee(runs: Sequence[Run]) -> str:
+    """Say what the run with the weakest guarantee states."""
+    run = max(runs, key=lambda run: run.results.privacy.get("epsilon") or 0.0)
+    privacy = run.results.privacy
+    if run.results.release_noise == "seeded" and run.results.method == "pfdm":
+        return "NOT PRIVATE: the release noise was seeded"
     if "guarantee" in privacy:
         return str(privacy["guarantee"])
     if privacy.get("epsilon") is None:
         return "none is stated"
+    words = (
+        f"({epsilon(privacy['epsilon'])}, {privacy['delta']:g})-LDP of one image, its pixels replaced, its "
+        "label and the number of images unchanged"
+    )
+    if run.files.config.get("clip-rule") != "none":
+        return words
+    pixel = per_pixel_statement(privacy["alpha_bar"], 1.0, privacy["delta"])
     return (
-        f"({privacy['epsilon']:.4g}, {privacy['delta']:g})-LDP of one image, its pixels replaced, its label "
-        "and the number of images unchanged"
+        f"{words}; of one pixel value alone, a far weaker unit, epsilon {epsilon(pixel['epsilon'])} "
+        f"({epsilon(pixel['epsilon_theorem_5_1'])} by the paper's formula)"
     )

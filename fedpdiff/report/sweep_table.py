@@ -1,4 +1,4 @@
-"""The table of a sweep as Markdown, LaTeX and CSV, and what its numbers say in words."""
+"""The table of a sweep as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import csv
 import io
 
 from fedpdiff.report.sweep_rows import Row, Spread, SweepRows
+from fedpdiff.report.sweep_words import distances, findings
 from fedpdiff.report.table import markdown
-from fedpdiff.report.wording import NO_NUMBER, number, percent, size
+from fedpdiff.report.wording import NO_NUMBER, percent, size
 
 _SPECIAL = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"} | {"±": "$\\pm$", "–": "--", "~": "\\textasciitilde{}"}
@@ -22,6 +23,8 @@ def header(sweep: SweepRows) -> list[str]:
         *varied,
         "minority Frechet",
         "majority Frechet",
+        *(["oracle hand-off"] if _has_oracle(sweep) else []),
+        "gap closed",
         "minority accuracy",
         "minority utility",
         "fairness gap",
@@ -32,10 +35,30 @@ def header(sweep: SweepRows) -> list[str]:
     ]
 
 
+def _has_oracle(sweep: SweepRows) -> bool:
+    return any(row.oracle for row in sweep.rows)
+
+
 def cells(sweep: SweepRows) -> list[list[str]]:
-    """Return the table, one list of texts per row, the best minority distance first within each point."""
-    ordered = sorted(sweep.rows, key=lambda row: (_others(sweep, row), _distance(row)))
-    return [_cells(sweep, row) for row in ordered]
+    """Return the table, one list of texts per row, the best minority distance first at each point."""
+    return [_cells(sweep, row) for row in ordered(sweep)]
+
+
+def ordered(sweep: SweepRows) -> list[Row]:
+    """Return the rows in the order of the table."""
+    places = {key: _places(sweep, key) for key in sweep.varied if key != "method"}
+    return sorted(
+        sweep.rows,
+        key=lambda row: (
+            [places[key].index(row.point.get(key)) for key in places],
+            row.minority.mean if row.minority else float("inf"),
+        ),
+    )
+
+
+def _places(sweep: SweepRows, key: str) -> list[object]:
+    """Return the values of a setting in the order of the sweep file; no value comes first."""
+    return [None, *dict.fromkeys(row.point[key] for row in sweep.rows if key in row.point)]
 
 
 def sweep_markdown(sweep: SweepRows) -> str:
@@ -45,19 +68,25 @@ def sweep_markdown(sweep: SweepRows) -> str:
         *markdown([header(sweep), *cells(sweep)]),
         "",
         f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}, each the mean over clients.",
-        "Frechet distance: lower is better. Accuracy: share of samples recognised as the wanted class.",
+        "Frechet distance: lower is better. Gap closed: share of the way from local-only to centralised, for",
+        "rare classes. Oracle hand-off: minority distance when real uploads are handed over. Accuracy: share",
+        "of samples recognised as the wanted class.",
         "Utility: share of real test images recognised by a classifier trained on the samples alone;",
         "its difference between majority and minority classes is the fairness gap. Traffic: the most of any",
         "client.",
     ]
-    lines += [f"- Not finished: {name}" for name in sweep.unfinished]
+    notes = [*findings(sweep), *(f"Not finished: {name}." for name in sweep.unfinished)]
+    if notes:
+        lines += ["", *(f"- {line}" for line in notes)]
     return "\n".join(lines) + "\n"
 
 
 def sweep_latex(sweep: SweepRows) -> str:
     """Return the table for a paper (booktabs)."""
     columns = header(sweep)[:-1]
-    lines = [f"\\begin{{tabular}}{{{'l' * (len(columns) - 8)}{'r' * 8}}}", "\\toprule"]
+    words = sum(key != "method" for key in sweep.varied) + 1
+    kinds = "l" * words + "r" * (len(columns) - words)
+    lines = [f"\\begin{{tabular}}{{{kinds}}}", "\\toprule"]
     lines.append(" & ".join(text.translate(_SPECIAL) for text in columns) + " \\\\")
     lines.append("\\midrule")
     for row in cells(sweep):
@@ -71,49 +100,17 @@ def sweep_csv(sweep: SweepRows) -> str:
     writer = csv.writer(text)
     keys = sorted({key for row in sweep.rows for key in row.scores})
     names = [f"{group} {metric} {part}" for group, metric in keys for part in ("mean", "std")]
-    facts = ("bytes_up", "bytes_down", "client_steps", "server_steps", "evaluations", "guarantee")
+    facts = ("gap_closed", "epsilon", "bytes_up", "bytes_down", "client_steps", "server_steps", "evaluations")
     varied = [key for key in sweep.varied if key != "method"]
-    writer.writerow(["method", *varied, "seeds", *names, *facts])
-    for row in sweep.rows:
+    writer.writerow(["method", *varied, "seeds", *names, *facts, "guarantee"])
+    for row in ordered(sweep):
         spreads = [row.scores.get(key) for key in keys]
         values = [value for spread in spreads for value in _full(spread)]
         seeds = " ".join(map(str, row.seeds))
-        point = [row.point[key] for key in varied]
-        writer.writerow([row.method, *point, seeds, *values, *(getattr(row, fact) for fact in facts)])
+        point = [row.point.get(key) for key in varied]
+        numbers = [getattr(row, fact) for fact in facts]
+        writer.writerow([row.method, *point, seeds, *values, *numbers, row.guarantee])
     return text.getvalue()
-
-
-def findings(sweep: SweepRows) -> list[str]:
-    """Say which known failure a row shows, and what to change; one line each."""
-    found = []
-    local = {str(_others(sweep, row)): row for row in sweep.rows if row.method == "local-only"}
-    for row in sweep.rows:
-        alone = local.get(str(_others(sweep, row)))
-        if row.method == "pfdm" and alone is not None:
-            found += _against_local(sweep, row, alone)
-        accuracy = row.scores.get(("minority", "accuracy"))
-        if accuracy is not None and accuracy.mean < 0.5:
-            found.append(
-                f"{_name(sweep, row)}: only {percent(accuracy.mean)} of rare-class samples are recognised as "
-                "their class. The network that makes them is undertrained or too small: raise "
-                "personal-steps, or choose a larger network"
-            )
-    return found
-
-
-def _against_local(sweep: SweepRows, row: Row, alone: Row) -> list[str]:
-    mine, theirs = (r.scores.get(("minority", "frechet")) for r in (row, alone))
-    if mine is None or theirs is None:
-        return []
-    noise = (mine.deviation or 0.0) + (theirs.deviation or 0.0)
-    if mine.mean > theirs.mean + noise:
-        return [
-            f"{_name(sweep, row)}: worse for rare classes than local-only. Either the uploads "
-            "hold too little (t0 too large: a larger epsilon, or more images) or the personal network does "
-            "not follow the hint (too small, or undertrained): the oracle hand-off in the runs' reports "
-            "tells which"
-        ]
-    return []
 
 
 def _cells(sweep: SweepRows, row: Row) -> list[str]:
@@ -124,10 +121,12 @@ def _cells(sweep: SweepRows, row: Row) -> list[str]:
     minority = utility["minority"]
     accuracy = row.scores.get(("minority", "accuracy"))
     return [
-        row.title if row.method != "pfdm" else "PFDM",
-        *(str(row.point[key]) for key in sweep.varied if key != "method"),
-        _distances(row.scores.get(("minority", "frechet"))),
-        _distances(row.scores.get(("majority", "frechet"))),
+        row.title,
+        *(str(row.point.get(key, NO_NUMBER)) for key in sweep.varied if key != "method"),
+        distances(row.minority),
+        distances(row.scores.get(("majority", "frechet"))),
+        *([distances(row.oracle.get(("minority", "frechet")))] if _has_oracle(sweep) else []),
+        percent(row.gap_closed),
         percent(accuracy.mean) if accuracy else NO_NUMBER,
         percent(minority.mean) if minority else NO_NUMBER,
         fairness,
@@ -138,29 +137,7 @@ def _cells(sweep: SweepRows, row: Row) -> list[str]:
     ]
 
 
-def _distances(spread: Spread | None) -> str:
-    if spread is None:
-        return NO_NUMBER
-    if spread.deviation is None:
-        return number(spread.mean)
-    return f"{number(spread.mean)} ± {number(spread.deviation, 2)}"
-
-
 def _full(spread: Spread | None) -> tuple[float | str, float | str]:
     if spread is None:
         return "", ""
     return spread.mean, "" if spread.deviation is None else spread.deviation
-
-
-def _others(sweep: SweepRows, row: Row) -> tuple[str, ...]:
-    return tuple(str(row.point[key]) for key in sweep.varied if key != "method")
-
-
-def _distance(row: Row) -> float:
-    spread = row.scores.get(("minority", "frechet"))
-    return float("inf") if spread is None else spread.mean
-
-
-def _name(sweep: SweepRows, row: Row) -> str:
-    others = ", ".join(f"{key} = {row.point[key]}" for key in sweep.varied if key != "method")
-    return f"{row.title} ({others})" if others else row.title

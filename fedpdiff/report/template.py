@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedpdiff.report.attack_template import ATTACKS, TABLES_MACRO
 
-_STYLE = """
+STYLE = """
 :root { --ink: #22262b; --soft: #5b626a; --line: #dfe3e7; --wash: #f6f7f9; --blue: #0062a8; --warn: #8a4b00; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); text-rendering: optimizeLegibility;
@@ -138,6 +138,11 @@ that the denominator is not above its spread over {{ results.gap_spread_over }}{
 Distances are in {{ results.feature_space }}.</p>
 {% endif %}
 {% for note in results.notes %}<p>{{ note }}</p>{% endfor %}
+{% if signatures %}
+<h2>What went wrong, and what to change</h2>
+<ul>{% for line in signatures %}<li>{{ line }}</li>
+{% endfor %}</ul>
+{% endif %}
 {% if figures | selectattr("kind", "equalto", "client") | list %}
 <h2>What each client makes</h2>
 <p>The first samples of every class, not the best.{% if pfdm %} Between local-only and PFDM stands what the
@@ -233,7 +238,7 @@ def _document(body: str) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>fedpdiff · {{{{ run_name }}}}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <main>

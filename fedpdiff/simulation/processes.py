@@ -25,7 +25,8 @@ class ProcessFamily:
     """Starts processes and, on exit, ends them with all their descendants.
 
     Ray's daemons leave their parent and its process group, so descendants are recognised by a variable in
-    the environment that each of them inherits.
+    the environment that each of them inherits. A family that one of its members starts belongs to it too:
+    its mark begins with this one's.
 
     Parameters
     ----------
@@ -37,21 +38,24 @@ class ProcessFamily:
         Receives their output.
     """
 
-    def __init__(self, environment: Mapping[str, str], folder: Path, log: IO[bytes]) -> None:
-        self._mark = uuid.uuid4().hex
-        self._environment = {**environment, _MARK: self._mark}
+    def __init__(self, environment: Mapping[str, str], folder: Path, log: IO[bytes] | int) -> None:
+        self.mark = f"{environment.get(_MARK, '')}/{uuid.uuid4().hex}"
+        self._environment = {**environment, _MARK: self.mark}
         self._folder = folder
         self._log = log
 
     def start(
-        self, command: Sequence[str | Path], stdout: IO[bytes] | None = None
+        self,
+        command: Sequence[str | Path],
+        stdout: IO[bytes] | None = None,
+        stderr: IO[bytes] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a process out of reach of the terminal's Ctrl-C, so that this class alone ends it."""
         return subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=stdout or self._log,
-            stderr=self._log,
+            stderr=stderr or self._log,
             cwd=self._folder,
             env=self._environment,
             start_new_session=True,
@@ -59,29 +63,11 @@ class ProcessFamily:
 
     def members(self) -> list[psutil.Process]:
         """Return the family's processes that are still running."""
-        return [process for process in psutil.process_iter() if self._belongs(process)]
-
-    def _belongs(self, process: psutil.Process) -> bool:
-        try:
-            return (
-                process.environ().get(_MARK) == self._mark
-                and process.pid != os.getpid()
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
-        except (psutil.Error, OSError):  # gone by now, or another user's
-            return False
+        return marked(self.mark)
 
     def stop(self) -> None:
         """End every member: ask first, insist after a while."""
-        for send in ("terminate", "kill"):
-            deadline = time.monotonic() + _GRACE_SECONDS
-            while (members := self.members()) and time.monotonic() < deadline:
-                for process in members:
-                    with suppress(psutil.NoSuchProcess):
-                        getattr(process, send)()
-                psutil.wait_procs(members, timeout=2.0)
-            if not members:
-                return
+        end_marked(self.mark)
 
     def __enter__(self) -> Self:
         """Return the family."""
@@ -89,8 +75,37 @@ class ProcessFamily:
 
     def __exit__(self, *_: object) -> None:
         """End the family; a second Ctrl-C does not stop the stopping."""
-        with _signals({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
+        with _signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
             self.stop()
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the running processes of the family with this mark, whoever its parents were."""
+    return [process for process in psutil.process_iter() if _belongs(process, mark)]
+
+
+def _belongs(process: psutil.Process, mark: str) -> bool:
+    try:
+        return (
+            f"{process.environ().get(_MARK, '')}/".startswith(f"{mark}/")
+            and process.pid != os.getpid()
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except (psutil.Error, OSError):  # gone by now, or another user's
+        return False
+
+
+def end_marked(mark: str) -> None:
+    """End the family with this mark: ask first, insist after a while."""
+    for send in ("terminate", "kill"):
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while (members := marked(mark)) and time.monotonic() < deadline:
+            for process in members:
+                with suppress(psutil.NoSuchProcess):
+                    getattr(process, send)()
+            psutil.wait_procs(members, timeout=2.0)
+        if not members:
+            return
 
 
 @contextmanager

@@ -47,7 +47,27 @@ def test_majority_minority_owners_follow_the_formula(run_config, private, client
         assert counts[:, label].tolist() == expected
 
 
+@pytest.mark.parametrize("clients", [2, 4, 32])
+def test_clusters_share_their_classes_and_all_images_are_divided(run_config, private, clients):
+    config = run_config(clients=clients, partitioner_settings="minority_images = 2, clusters = 2")
+    parts = divide(private, config)
+    counts, half = _counts(parts), clients // 2
+    assert (counts[:half, 5:] == 2).all() and (counts[half:, :5] == 2).all()
+    for own in (counts[:half, :5], counts[half:, 5:]):
+        assert (own > 2).all() and (own.max(axis=0) - own.min(axis=0) <= 1).all()
+    rows = np.concatenate([part["source_row"][:] for part in parts])
+    assert sorted(rows) == sorted(private["source_row"][:])
+
+
 def test_majority_minority_refuses_what_cannot_be(run_config, private):
+    for clusters, clients, message in (
+        (3, 2, "clusters = 3 must be at most clients = 2"),
+        (-1, 2, "clusters = -1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            make_partitioner(run_config(clients=clients, partitioner_settings=f"clusters = {clusters}"))
+    with pytest.raises(DataError, match="too few for 2 at each of 32 clients"):
+        divide(private, run_config(clients=64, partitioner_settings="minority_images = 2, clusters = 2"))
     with pytest.raises(DataError, match=r"clients = 11 must be at most the number of classes, 10"):
         divide(private, run_config(clients=11))
     settings = "minority_images = 60"
