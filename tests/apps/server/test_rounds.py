@@ -235,7 +235,7 @@ def _sites(
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("name", ["fedavg", "feddiffuse-udec"])
+@pytest.mark.parametrize("name", ["fedavg", "feddiffuse-udec", "fedphd"])
 def test_real_sites_take_part_where_their_policies_allow(
     name: str, fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path
 ) -> None:
@@ -247,7 +247,7 @@ def test_real_sites_take_part_where_their_policies_allow(
     assert not any(content.metric_records for _, _, content in grid.sent)
     assert (tmp_path / "state-north" / "scores.json").is_file()
     down = [name for reply in grid.replies("train.round") for name in reply["arrays"] if "down" in name]
-    assert bool(down) is (name == "fedavg")
+    assert bool(down) is (name != "feddiffuse-udec")
 
 
 def test_without_its_policys_word_nothing_is_trained(
