@@ -160,6 +160,7 @@ class Results(_Model):
     gap_spread_over: Literal["images", "seeds"] = "images"
     bytes_up: list[int]
     bytes_down: list[int]
+    bytes_between_servers: int = 0
     client_steps: list[int] = []
     server_steps: int = 0
     sampling_evaluations: int = 0

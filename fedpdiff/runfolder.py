@@ -47,6 +47,7 @@ class RunFolder:
         self.error = root / "error.txt"
         self.participants = root / "participants.json"
         self.pool = root / "server" / "pool.json"
+        self.rounds = root / "server" / "rounds.safetensors"
         self.lock = root / "server" / ".lock"
 
     @classmethod

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.types import LabelledImages
-from server_app.pfdm import PFDM
-from server_app.rounds import Rounds
+from server_app.federation import Federation
 
 log = logging.getLogger("flwr")
 
@@ -30,7 +30,7 @@ class Bounds:
         Real training images; None in deployment.
     """
 
-    def __init__(self, strategy: PFDM | Rounds, tasks: ServerTasks) -> None:
+    def __init__(self, strategy: Federation[Any], tasks: ServerTasks) -> None:
         self._strategy = strategy
         self._tasks = tasks
         self.centralised: LabelledImages | None = None

@@ -38,6 +38,11 @@ class Site:
         """The name it goes by in every message."""
         return self.manifest.site
 
+    @property
+    def uploaded(self) -> int:
+        """Bytes that the server has of it."""
+        return self.bytes_up
+
     def report(self, report: PhaseReport, metrics: dict[str, float]) -> None:
         """Take note of a phase that this site has done.
 
@@ -60,6 +65,11 @@ class UploadingSite(Site):
     manifest: ReleaseManifest
     columns: tuple[Method, ...] = PFDM_COLUMNS
     spool: Spool = field(kw_only=True)
+
+    @property
+    def uploaded(self) -> int:
+        """Bytes of its upload, in whichever attempt they came."""
+        return self.spool.bytes
 
 
 SiteKind = TypeVar("SiteKind", bound=Site)

@@ -120,6 +120,9 @@ class RunConfig(Settings):
     slow_learning: float = setting(0.05, "a number from 0 to 1", ge=0, le=1)
     dp_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
     dp_copies: int = setting(4, _COUNT, ge=1)
+    edge_servers: int = setting(2, _COUNT, ge=1)
+    edge_rounds: int = setting(5, _COUNT, ge=1)
+    homogeneity_weight: float = setting(1.0, "a number of at least 0", ge=0, allow_inf_nan=False)
 
     # Evaluation
     samples_per_class: int = setting(60, _COUNT, ge=1)

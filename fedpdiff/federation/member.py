@@ -126,7 +126,9 @@ class Member:
         for method, images in samples.items():
             if method in ("real", "global"):  # shown, not judged here
                 continue
-            downstream = Downstream(images, self.data.train, classes, self.config.seed)
+            # The oracle hand-off is a diagnostic, whose images nobody would use.
+            useful = method != "oracle"
+            downstream = Downstream(images, self.data.train, classes, self.config.seed) if useful else None
             judged = evaluate_groups(images, self.data.test, groups, network, space, downstream)
             for group, numbers in judged.items():
                 scores.setdefault(group, {})[method] = numbers

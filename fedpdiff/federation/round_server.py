@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
 from fedpdiff.diffusion.training import train_denoiser
 from fedpdiff.federation.networks import training_settings
+from fedpdiff.federation.round_state import Edge, ServerState
 from fedpdiff.federation.rounds import FIRST_WEIGHTS, sent_to_clients
 from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.server import ServerTasks
-from fedpdiff.methods.base import Arrays, RoundMethod, RunningAverage, check_weights, chosen
+from fedpdiff.methods.base import RoundMethod
 from fedpdiff.methods.parts import PARTS, Parts
+from fedpdiff.methods.weights import Arrays, check_weights, chosen
 from fedpdiff.rng import numpy_generator, torch_generator
 from fedpdiff.types import LabelledImages, concatenate
 
 _JUDGED = 512  # images of the auxiliary set whose loss tells how learning goes
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one client does in one round: the parts that it trains, and the edge server where it does."""
+
+    parts: Parts
+    edge: int
 
 
 class RoundServer:
@@ -34,32 +46,37 @@ class RoundServer:
 
     Attributes
     ----------
-    weights
-        What the next round starts from.
-    average
-        Their moving average, which sampling uses.
-    gradient_steps
-        Taken by the server so far.
+    state
+        Where the run stands; after the last finished round of an earlier attempt, if there was one.
+
+    Raises
+    ------
+    DataError
+        When what an earlier attempt left is damaged.
     """
 
     def __init__(self, tasks: ServerTasks, method: RoundMethod) -> None:
         self.tasks = tasks
         self.method = method
-        self.weights: Arrays = _weights(self._denoiser)
-        self.average = RunningAverage()
-        self.gradient_steps = 0
-        self._auxiliary: LabelledImages | None = None
-        self._losses: list[float] = []
+        weights, classes = _weights(self._denoiser), len(tasks.class_names)
+        first = ServerState([Edge.first(weights, classes) for _ in range(method.edges)])
+        self.state = ServerState.load(tasks.folder.rounds, first)
 
-    def roles(self, number: int, clients: int) -> list[Parts]:
-        """Return which parts each client trains in a round; in round 0 everything."""
-        if number == 0:
-            return [PARTS] * clients
-        return self.method.assign(clients, numpy_generator(self.tasks.config.seed, "server", "roles", number))
+    def shares(self, number: int, counts: Sequence[Sequence[int]]) -> list[Share]:
+        """Return what each client of a round does, given their images per class."""
+        seed = self.tasks.config.seed
+        parts: list[Parts] = [PARTS] * len(counts)  # the clients' own models, in round 0
+        if number:
+            parts = self.method.assign(len(counts), numpy_generator(seed, "server", "roles", number))
+        attached = [edge.attached for edge in self.state.edges]
+        generator = numpy_generator(seed, "server", "edges", number)
+        edges = self.method.choose_edges(attached, [np.array(count) for count in counts], generator)
+        return [Share(part, edge) for part, edge in zip(parts, edges, strict=True)]
 
-    def outgoing(self, number: int) -> Arrays:
-        """Return what travels to the clients at the beginning of a round, as it travels."""
-        return self.method.encode(chosen(self.weights, sent_to_clients(self.method.exchanged, number)))
+    def outgoing(self, number: int, edge: int) -> Arrays:
+        """Return what travels to an edge server's clients at the beginning of a round, as it travels."""
+        weights = self.state.edges[edge].weights
+        return self.method.encode(chosen(weights, sent_to_clients(self.method.exchanged, number)))
 
     def incoming(self, number: int, parts: Parts, arrays: Arrays) -> Arrays:
         """Return a client's update as weights.
@@ -71,22 +88,29 @@ class RoundServer:
         """
         weights = self.method.decode(arrays)
         asked = parts & self.method.exchanged if number else PARTS
-        check_weights(weights, chosen(self.weights, asked))
+        check_weights(weights, chosen(self.state.edges[0].weights, asked))
         return weights
+
+    @property
+    def averaged(self) -> Arrays:
+        """The moving average, which sampling uses; of everybody once the last round is finished."""
+        return self.state.edges[0].average.weights
 
     def final(self) -> Arrays:
         """Return what the clients sample with, as it travels."""
-        return self.method.encode(self.average.weights)
+        return self.method.encode(self.averaged)
 
-    def take(self, number: int, aggregate: Arrays) -> None:
-        """Make a round's aggregate the next weights, corrected where the method says so."""
-        self.weights = self.weights | aggregate
-        if self._auxiliary is not None:
-            self._losses.append(self._loss(self._auxiliary))
-            if self.method.correction_steps and self.method.corrects(self._losses):
-                self._correct(number, self._auxiliary)
-        exchanged = {name: self.weights[name] for name in aggregate}
-        self.average.add(exchanged, len(self.method.span(number)), self.tasks.config.ema_decay)
+    def take(self, number: int, edge: Edge, aggregate: Arrays, counts: Sequence[Sequence[int]]) -> None:
+        """Make a round's aggregate an edge server's next weights, corrected where the method says so.
+
+        ``counts``: images per class of the clients whose updates are in it; without any, nothing changes.
+        """
+        edge.weights = edge.weights | aggregate
+        edge.attached = sum(map(np.array, counts), edge.attached)
+        if self.state.auxiliary is not None:
+            self.state.losses.append(self._loss(edge.weights, self.state.auxiliary))
+            if self.method.correction_steps and self.method.corrects(self.state.losses):
+                self._correct(number, edge, self.state.auxiliary)
 
     def draw_auxiliary(self, models: list[Arrays], class_counts: list[list[int]]) -> None:
         """Draw images from the clients' own models: of each its share, with its own mix of classes."""
@@ -97,11 +121,47 @@ class RoundServer:
                 wanted = [round(self.tasks.config.auxiliary_images * count / total) for count in counts]
                 parts.append(self._draw(number, model, wanted))
                 progress(number + 1, len(models))
-        self._auxiliary = concatenate(parts)
+        self.state.auxiliary = concatenate(parts)
+
+    def edges_meet(self, number: int) -> bool:
+        """Return whether edge servers average their networks after this round; not after the last."""
+        return self.method.edges > 1 and number < self.method.rounds and self.method.edges_meet(number)
+
+    def edge_shares(self, counts: Sequence[Sequence[int]]) -> list[float]:
+        """Return each edge server's weight in an average of them all; ``counts`` as in :meth:`shares`."""
+        attached = [edge.attached for edge in self.state.edges]
+        return self.method.edge_shares(attached, [np.array(count) for count in counts])
+
+    def meet(self, mean: Arrays) -> None:
+        """Give every edge server the average of their networks."""
+        for edge in self.state.edges:
+            edge.weights, edge.attached = dict(mean), np.zeros_like(edge.attached)
+        self._count_meeting(mean)
+
+    def meet_at_last(self, mean: Arrays) -> None:
+        """Give every edge server the average of their moving averages, which sampling uses."""
+        for edge in self.state.edges:
+            edge.average.weights = dict(mean)
+        self._count_meeting(mean)
+
+    def _count_meeting(self, mean: Arrays) -> None:
+        there_and_back = 2 * sum(array.nbytes for array in mean.values())
+        self.state.between_servers += there_and_back * len(self.state.edges)
+
+    def add_to_average(self, number: int) -> None:
+        """Take what every edge server has after a round into its moving average."""
+        for edge in self.state.edges:
+            exchanged = chosen(edge.weights, self.method.exchanged)
+            edge.average.add(exchanged, len(self.method.span(number)), self.tasks.config.ema_decay)
+
+    def finish_round(self, number: int) -> None:
+        """Write where the run stands to the run folder: another attempt goes on after this round."""
+        self.state.round = number
+        self.state.save(self.tasks.folder.rounds)
 
     def save(self) -> None:
         """Write the network that sampling uses to the run folder, where there is one for everybody."""
-        load_network_arrays(self._denoiser.network, self.weights | self.average.weights)
+        load_network_arrays(self._denoiser.network, self.state.edges[0].weights | self.averaged)
         self._denoiser.network.eval()
         self._denoiser.save_pretrained(self.tasks.folder.global_half)
 
@@ -118,9 +178,9 @@ class RoundServer:
         sampler = Sampler(self.tasks.config, len(wanted), ("server", "auxiliary", number))
         return sampler.whole_chain(self._denoiser, labels)
 
-    def _correct(self, number: int, images: LabelledImages) -> None:
+    def _correct(self, number: int, edge: Edge, images: LabelledImages) -> None:
         network, steps = self._denoiser.network, self.method.correction_steps
-        load_network_arrays(network, self.weights)
+        load_network_arrays(network, edge.weights)
         config = self.tasks.config
         settings = training_settings(config, steps * self.method.rounds, self.tasks.trainer.device)
         settings = dataclasses.replace(settings, ema_decay=0.0, checkpoint_every=0)
@@ -135,17 +195,17 @@ class RoundServer:
                 progress,
                 span=span,
             )
-        self.weights = _weights(self._denoiser)
-        self.gradient_steps += steps
+        edge.weights = _weights(self._denoiser)
+        self.state.gradient_steps += steps
 
     def _batches(self, images: LabelledImages) -> Batches:
         return self.tasks.trainer.clean_batches(images)
 
     @torch.no_grad()
-    def _loss(self, images: LabelledImages) -> float:
-        """Return the loss of the weights on the auxiliary images, with the same noise each time."""
+    def _loss(self, weights: Arrays, images: LabelledImages) -> float:
+        """Return the loss of weights on the auxiliary images, with the same noise each time."""
         network, chain = self._denoiser.network, self._denoiser.chain
-        load_network_arrays(network, self.weights)
+        load_network_arrays(network, weights)
         network.eval()
         generator = torch_generator(self.tasks.config.seed, "server", "auxiliary loss")
         start, labels = self._batches(images).draw(_JUDGED, generator)

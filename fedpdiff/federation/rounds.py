@@ -24,13 +24,14 @@ from fedpdiff.federation.protocol import (
     RoundReport,
 )
 from fedpdiff.federation.round_state import RoundState
-from fedpdiff.federation.sampled import ingredients_digest
+from fedpdiff.federation.sampled import deciding_settings, ingredients_digest
 from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.uploads import Arrays, with_prefix
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.methods import round_method
-from fedpdiff.methods.base import LocalRound, PrivateTraining, RunningAverage, check_weights, chosen
+from fedpdiff.methods.base import LocalRound, PrivateTraining
 from fedpdiff.methods.parts import PARTS, Parts
+from fedpdiff.methods.weights import RunningAverage, check_weights, chosen
 from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNoise
 from fedpdiff.rng import torch_generator
 
@@ -123,8 +124,8 @@ class RoundTasks(Member):
 
     def _digest(self, instruction: RoundInstruction, arrays: Arrays) -> str:
         """Return a hash of all that decides this round's outcome."""
-        settings = self.config.model_copy(update={"run_dir": ""}).flat()
-        digest = hashlib.sha256(repr((settings, instruction.model_dump())).encode())
+        asked = repr((deciding_settings(self.config), instruction.model_dump()))
+        digest = hashlib.sha256(asked.encode())
         for image in self.data.digests:
             digest.update(image)
         for name in sorted(arrays):

@@ -12,8 +12,12 @@ import numpy as np
 from fedpdiff.config import RunConfig
 from fedpdiff.runfolder import ClientFolder, write_json
 
-# Where a run lies and how long its server waits decide nothing of what is drawn.
-_NOT_OF_THE_SAMPLES = {"run_dir", "min_clients", "wait_seconds", "reply_seconds"}
+_DECIDE_NOTHING = {"run_dir", "min_clients", "wait_seconds", "reply_seconds"}
+
+
+def deciding_settings(config: RunConfig) -> str:
+    """Return all settings as JSON but those that say where a run lies and how long its server waits."""
+    return config.model_dump_json(exclude=_DECIDE_NOTHING)
 
 
 def ingredients_digest(config: RunConfig, agreement: Path | None, arrays: Mapping[str, np.ndarray]) -> str:
@@ -28,7 +32,7 @@ def ingredients_digest(config: RunConfig, agreement: Path | None, arrays: Mappin
     arrays
         All weights and images that samples and scores follow from, by name.
     """
-    digest = hashlib.sha256(config.model_dump_json(exclude=_NOT_OF_THE_SAMPLES).encode())
+    digest = hashlib.sha256(deciding_settings(config).encode())
     if agreement is not None:
         digest.update((agreement / "mechanism.json").read_bytes())
     for name in sorted(arrays):

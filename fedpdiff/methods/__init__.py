@@ -11,6 +11,7 @@ from fedpdiff.methods.fedavg import FedAvg
 from fedpdiff.methods.fedddpm import FedDDPM, FedDDPMPlus
 from fedpdiff.methods.feddiffuse import UDec, ULatDec, USplit
 from fedpdiff.methods.feddm_quant import FedDMQuant
+from fedpdiff.methods.fedphd import FedPhD
 from fedpdiff.methods.fedprox import FedProx
 from fedpdiff.methods.local_only import LocalOnly
 
@@ -28,6 +29,7 @@ METHODS: dict[str, type[RoundMethod]] = {
         FedDDPM,
         FedDDPMPlus,
         DPDMFedAvg,
+        FedPhD,
     )
 }
 

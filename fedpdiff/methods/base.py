@@ -11,8 +11,8 @@ the aggregates, which sampling uses.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,12 +30,10 @@ from fedpdiff.diffusion.training import (
     adamw,
     train_denoiser,
 )
-from fedpdiff.errors import DataError
 from fedpdiff.methods.parts import PARTS, Parts, part_of
+from fedpdiff.methods.weights import Arrays
 from fedpdiff.privacy.gaussian_noise import NoiseSource
 from fedpdiff.types import LabelledImages
-
-Arrays = dict[str, np.ndarray]
 
 NO_GUARANTEE = "none: no formal guarantee for images whose weights are sent"
 
@@ -229,6 +227,40 @@ class RoundMethod(ABC):
         return [self.exchanged] * clients
 
     @property
+    def edges(self) -> int:
+        """Number of edge servers, each with a network of its own; 1: the server itself."""
+        return 1
+
+    def choose_edges(
+        self, attached: Sequence[np.ndarray], counts: Sequence[np.ndarray], generator: np.random.Generator
+    ) -> list[int]:
+        """Return at which edge server each of the round's clients trains.
+
+        Parameters
+        ----------
+        attached
+            Images per class of the clients that trained at each edge server since these last averaged their
+            networks, int64, shape (K,).
+        counts
+            Images per class of each client, int64, shape (K,).
+        """
+        return [0] * len(counts)
+
+    def edges_meet(self, number: int) -> bool:
+        """Return whether edge servers average their networks after this round, which is not the last.
+
+        After the last, their moving averages are averaged in any case.
+        """
+        return True
+
+    def edge_shares(self, attached: Sequence[np.ndarray], counts: Sequence[np.ndarray]) -> list[float]:
+        """Return each edge server's weight in such an average, at least 0, not all 0.
+
+        Arguments as in :meth:`choose_edges`; the clients are those of the round before.
+        """
+        return [float(edge.sum()) for edge in attached]
+
+    @property
     def correction_steps(self) -> int:
         """Gradient steps of one correction, on images that the server draws from the uploaded models."""
         return 0
@@ -236,63 +268,3 @@ class RoundMethod(ABC):
     def corrects(self, losses: Sequence[float]) -> bool:
         """Return whether the server corrects the aggregate; ``losses`` on its images after each round."""
         return False
-
-
-def chosen(weights: Mapping[str, np.ndarray], parts: Iterable[str]) -> Arrays:
-    """Return the weights that belong to some parts of the network."""
-    wanted = frozenset(parts)
-    return {name: array for name, array in weights.items() if part_of(name) in wanted}
-
-
-def check_weights(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    """Refuse weights that are not the expected ones in name, shape and dtype, or hold what is no number.
-
-    Raises
-    ------
-    DataError
-        Naming the first difference.
-    """
-    if set(given) != set(expected):
-        wrong = sorted(set(given) ^ set(expected))
-        raise DataError(
-            f"the weights do not fit the network of the settings: {wrong[0][:80]!r} is "
-            f"{'not expected' if wrong[0] in given else 'missing'} ({len(wrong)} such names)"
-        )
-    for name, array in given.items():
-        if array.shape != expected[name].shape or array.dtype != expected[name].dtype:
-            raise DataError(
-                f"the weights do not fit the network of the settings: {name[:80]!r} is {array.dtype} of "
-                f"shape {array.shape}, not {expected[name].dtype} of shape {expected[name].shape}"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DataError(f"the weights hold values that are not finite, in {name[:80]!r}")
-
-
-@dataclass
-class RunningAverage:
-    """Exponential moving average of the aggregates, as if it were taken at every gradient step.
-
-    After rounds 1 .. r of E steps each, with d = decay^E: sum_i d^(r-i) w_i / sum_i d^(r-i). It starts
-    without bias, so that after one round it is that round's aggregate.
-
-    Attributes
-    ----------
-    total
-        sum_i d^(r-i).
-    weights
-        The average.
-    """
-
-    total: float = 0.0
-    weights: Arrays = field(default_factory=dict)
-
-    def add(self, weights: Mapping[str, np.ndarray], steps: int, decay: float) -> None:
-        """Take in the aggregate of a round of so many steps; ``decay`` is per gradient step, 0 .. 1."""
-        before = decay**steps * self.total if self.weights else 0.0
-        self.total = before + 1.0
-        if not before:
-            self.weights = {name: array.copy() for name, array in weights.items()}
-            return
-        share = np.float32(1.0 / self.total)
-        for name, array in weights.items():
-            self.weights[name] = self.weights[name] + share * (array - self.weights[name])

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from fedpdiff.errors import DataError
-from fedpdiff.methods.base import Arrays, RoundMethod
+from fedpdiff.methods.base import RoundMethod
+from fedpdiff.methods.weights import Arrays
 
 _SCALE = "/scale"
 _LARGEST = 127

@@ -53,18 +53,26 @@ def train_feature_network(
     DataError
         When there are fewer than two images or a label is not below ``num_classes``.
     """
-    if len(images) < 2 or int(images.labels.max()) >= num_classes:
-        raise DataError(
-            f"a feature network needs at least 2 images with labels 0 to {num_classes - 1}, but there are "
-            f"{len(images)} images"
-        )
     network = _initialise(images, num_classes, seed).to(device)
-    _optimise(network, images, torch_generator(seed, "features", "batches"), torch.device(device))
+    batches = torch_generator(seed, "features", "batches")
+    _optimise(network, images, batches, torch.device(device), STEPS)
     network = network.cpu().eval()
     raw = torch.from_numpy(network.features(images)).float()
     network.feature_mean.copy_(raw.mean(dim=0))
     network.feature_std.copy_(raw.std(dim=0).clamp_min(1e-3))
     return network
+
+
+def train_classifier(images: LabelledImages, num_classes: int, seed: int) -> FeatureNetwork:
+    """Train the same network where only its answers count, in half as many steps.
+
+    Its features are not scaled, and memory layout and optimiser are those that are fastest on a CPU.
+    Parameters, result and errors as in :func:`train_feature_network`.
+    """
+    network = _initialise(images, num_classes, seed).to(memory_format=torch.channels_last)
+    batches = torch_generator(seed, "features", "batches")
+    _optimise(network, images, batches, torch.device("cpu"), max(2, STEPS // 2), fused=True)
+    return network.eval()
 
 
 def cached_feature_network(
@@ -87,6 +95,11 @@ def cached_feature_network(
 
 
 def _initialise(images: LabelledImages, num_classes: int, seed: int) -> FeatureNetwork:
+    if len(images) < 2 or int(images.labels.max()) >= num_classes:
+        raise DataError(
+            f"a feature network needs at least 2 images with labels 0 to {num_classes - 1}, but there are "
+            f"{len(images)} images"
+        )
     _, channels, size, _ = images.images.shape
     with torch.random.fork_rng(devices=[]):
         # torch initialises layers from its global generator: seed it here and put it back afterwards.
@@ -95,14 +108,21 @@ def _initialise(images: LabelledImages, num_classes: int, seed: int) -> FeatureN
 
 
 def _optimise(
-    network: FeatureNetwork, images: LabelledImages, generator: torch.Generator, device: torch.device
+    network: FeatureNetwork,
+    images: LabelledImages,
+    generator: torch.Generator,
+    device: torch.device,
+    steps: int,
+    fused: bool = False,
 ) -> None:
     counts = torch.tensor(images.counts(network.architecture[2]), dtype=torch.float64)
     weights = (1.0 / counts.clamp_min(1.0))[images.labels]
-    drawn = torch.from_numpy(_draw(weights.numpy(), STEPS * BATCH_SIZE, generator))
+    drawn = torch.from_numpy(_draw(weights.numpy(), steps * BATCH_SIZE, generator))
     pixels, labels = images.images.to(device), images.labels.to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=STEPS)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     network.train()
     for index in drawn.split(BATCH_SIZE):
         index = index.to(device)

@@ -8,7 +8,7 @@ difference between majority and minority classes says how fair the images are.
 from __future__ import annotations
 
 from fedpdiff.metrics.accuracy import accuracy
-from fedpdiff.metrics.feature_training import train_feature_network
+from fedpdiff.metrics.feature_training import train_classifier
 from fedpdiff.metrics.features import FeatureNetwork
 from fedpdiff.types import LabelledImages, concatenate
 
@@ -48,4 +48,4 @@ class Downstream:
 
 
 def _train(images: LabelledImages, num_classes: int, seed: int) -> FeatureNetwork | None:
-    return train_feature_network(images, num_classes, seed) if len(images) > 1 else None
+    return train_classifier(images, num_classes, seed) if len(images) > 1 else None

@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 
 from client_app.app import app as client_app
 from fedpdiff.config import RunConfig
-from fedpdiff.federation import member, server
+from fedpdiff.data import client
+from fedpdiff.federation import server
 from fedpdiff.metrics import feature_training
 from fedpdiff.results import Results
 from fedpdiff.runfolder import RunFolder
@@ -58,7 +59,7 @@ def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 LOADERS = {
-    (member, "load_client"): remembered(member.load_client),
+    (client, "load_client"): remembered(client.load_client),
     (server, "load_public"): remembered(server.load_public),
     (server, "load_all_private"): remembered(server.load_all_private),
     (server, "load_test"): remembered(server.load_test),

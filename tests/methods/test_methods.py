@@ -19,13 +19,14 @@ from fedpdiff.diffusion.networks import PRESETS, build_network
 from fedpdiff.diffusion.training import train_denoiser
 from fedpdiff.errors import ConfigError, DataError
 from fedpdiff.methods import METHODS, round_method
-from fedpdiff.methods.base import LocalRound, RunningAverage, check_weights, chosen
+from fedpdiff.methods.base import LocalRound
 from fedpdiff.methods.fedavg import FedAvg
 from fedpdiff.methods.fedddpm import FedDDPM, FedDDPMPlus
 from fedpdiff.methods.feddiffuse import UDec, ULatDec, USplit
 from fedpdiff.methods.feddm_quant import FedDMQuant
 from fedpdiff.methods.fedprox import FedProx
 from fedpdiff.methods.parts import PARTS, part_of
+from fedpdiff.methods.weights import RunningAverage, check_weights, chosen
 
 MakeNetwork = Callable[[], UNet2DModel]
 MakeRound = Callable[..., LocalRound]

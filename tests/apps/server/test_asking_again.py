@@ -14,7 +14,7 @@ from flwr.app import Error, Message, RecordDict
 
 from fedpdiff.errors import RunError
 from fedpdiff.federation import spool
-from server_app import exchange, pfdm, requests
+from server_app import exchange, federation, requests
 from server_app.exchange import MOST_ASKED, Exchange
 
 Settings = Callable[..., dict[str, Any]]
@@ -28,7 +28,7 @@ def sites(
     fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path, monkeypatch: Any
 ) -> Callable[..., Any]:
     """Return ``sites(3)``: a grid of three real sites, north, south and west (nodes 11, 12, 13)."""
-    monkeypatch.setattr(pfdm, "HttpGrid", fake_grid)  # as the deployment engine's
+    monkeypatch.setattr(federation, "HttpGrid", fake_grid)  # as the deployment engine's
     monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(exchange, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(spool, "SHARD_BYTES", 64 * 16)  # 16 images a shard

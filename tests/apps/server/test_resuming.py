@@ -17,7 +17,7 @@ from flwr.app import Message
 from fedpdiff import runfolder
 from fedpdiff.errors import ConfigError, RunError
 from fedpdiff.federation import networks, spool
-from server_app import pfdm
+from server_app import federation, pfdm
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -31,7 +31,7 @@ def again(
     fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path, monkeypatch: Any
 ) -> Callable[..., Any]:
     """Return ``again()``: a new attempt of the same two real sites in the same run folder."""
-    monkeypatch.setattr(pfdm, "HttpGrid", fake_grid)
+    monkeypatch.setattr(federation, "HttpGrid", fake_grid)
     monkeypatch.setattr(spool, "SHARD_BYTES", 64 * 10)  # 10 images a shard: 3 shards a site
     nodes = {
         node: {

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from safetensors.numpy import load_file
 
 from fedpdiff.errors import ConfigError, RunError
 from fedpdiff.federation import round_server
 from fedpdiff.methods import METHODS, fedavg
+from fedpdiff.methods.base import RoundMethod
 from fedpdiff.privacy.policy import policy_template
 from fedpdiff.results import Results
 
@@ -65,7 +67,7 @@ def test_a_whole_run(
     assert set(results.privacy) == {"epsilon", "guarantee"}
     assert ("NOT PRIVATE" in results.privacy["guarantee"]) is (name == "dpdm-fedavg")
     assert results.server_sees == METHODS[name].server_sees
-    saved = list((tmp_path / "one" / "server").rglob("*.safetensors"))
+    saved = list((tmp_path / "one" / "server" / "global").rglob("*.safetensors"))
     assert bool(saved) is (name in OF_EVERYBODY)
 
 
@@ -101,7 +103,7 @@ def test_what_travels(fake_grid: Any, settings: Settings, simulated_nodes: Any, 
     assert 0.25 < shares["feddm-quant"] < 0.3
     assert shares["feddiffuse-usplit"] == pytest.approx(0.5)  # two clients: together once the network
     assert 0 < shares["feddiffuse-udec"] < shares["feddiffuse-ulatdec"] < 1
-    assert shares["dpdm-fedavg"] == 1
+    assert shares["dpdm-fedavg"] == shares["fedphd"] == 1
     assert shares["fedddpm"] == 1.5  # and its own model before the two rounds
 
 
@@ -162,9 +164,47 @@ def test_the_plus_corrects_less_often(
     fake_grid: Any, settings: Settings, simulated_nodes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([1.0, 0.5, 0.49, 0.2])
-    monkeypatch.setattr(round_server.RoundServer, "_loss", lambda self, images: next(losses))
+    monkeypatch.setattr(round_server.RoundServer, "_loss", lambda self, weights, images: next(losses))
     run = settings(method="fedddpm+", **FEW | {"rounds": 4, "personal_steps": 8, "server_steps": 3})
     assert fake_grid(run, simulated_nodes(2)).run_app().server_steps == 3  # after the third round only
+
+
+@pytest.mark.usefixtures("no_report")
+def test_fedphd_without_a_choice_is_fedavg(
+    fake_grid: Any,
+    settings: Settings,
+    simulated_nodes: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One edge server: bit for bit. Several that meet in every round, by their images: but for rounding.
+
+    With plain SGD, which does not make rounding larger, as Adam does where a gradient is 0 but for rounding.
+    """
+    sgd = staticmethod(lambda parameters, rate: torch.optim.SGD(parameters, lr=rate))
+    monkeypatch.setattr(RoundMethod, "make_optimizer", sgd)
+    runs: dict[str, dict[str, Any]] = {
+        "fedavg": {"method": "fedavg"},
+        "one": {"edge_servers": 1},
+        "each": {"edge_rounds": 1, "homogeneity_weight": 0.0},
+        "published": {},
+    }
+    few = {"clients": 3, "method": "fedphd"} | FEW | {"rounds": 6, "personal_steps": 12, "learning_rate": 0.1}
+    between, networks = {}, {}
+    for name, changes in runs.items():
+        run = settings(**few | changes, **{"run-dir": str(tmp_path / name)})
+        between[name] = fake_grid(run, simulated_nodes(3)).run_app().bytes_between_servers
+        networks[name] = weights(tmp_path / name)
+    averaged = networks["fedavg"]
+    assert equal(networks["one"], averaged)
+    away = {
+        name: max(float(np.abs(network[key] - averaged[key]).max()) for key in averaged)
+        for name, network in networks.items()
+    }
+    assert away["each"] < 0.01 * away["published"]
+    once = 2 * 2 * sum(array.nbytes for array in averaged.values())  # two servers, there and back
+    # after every round; or after the first and after the sixth, which is the last
+    assert between == {"fedavg": 0, "one": 0, "each": 6 * once, "published": 2 * once}
 
 
 def test_only_a_simulation_can_be_centralised(
@@ -195,7 +235,7 @@ def _sites(
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("name", ["fedavg", "feddiffuse-udec"])
+@pytest.mark.parametrize("name", ["fedavg", "feddiffuse-udec", "fedphd"])
 def test_real_sites_take_part_where_their_policies_allow(
     name: str, fake_grid: Any, settings: Settings, site_folder: Any, site_policy: Any, tmp_path: Path
 ) -> None:
@@ -207,7 +247,7 @@ def test_real_sites_take_part_where_their_policies_allow(
     assert not any(content.metric_records for _, _, content in grid.sent)
     assert (tmp_path / "state-north" / "scores.json").is_file()
     down = [name for reply in grid.replies("train.round") for name in reply["arrays"] if "down" in name]
-    assert bool(down) is (name == "fedavg")
+    assert bool(down) is (name != "feddiffuse-udec")
 
 
 def test_without_its_policys_word_nothing_is_trained(

@@ -38,7 +38,11 @@ def test_a_whole_run(fake_grid: Any, settings: Settings, simulated_nodes: Any, t
         for scores in client.groups.values():
             assert set(scores) == {"local", "pfdm", "oracle", "centralised", "real", "own"}
             assert all(score.accuracy is not None for name, score in scores.items() if name != "own")
-            assert all(score.utility is not None for score in scores.values())
+            assert {name for name, score in scores.items() if score.utility is None} == {"oracle"}
+            assert {name for name, score in scores.items() if score.utility_added is not None} == {
+                "local",
+                "pfdm",
+            }
     counts = [sum(content["message"]["class_counts"]) for content in grid.replies("train.release")]
     assert results.bytes_up == [count * (64 + 8) for count in counts]
     weights = sum(path.stat().st_size for path in (tmp_path / "run/server/global").rglob("*.safetensors"))
