@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedpdiff.deletions import Deletion, delete_upload
+from fedpdiff.deletions import Deletion, delete_upload, left_over
 from fedpdiff.errors import ConfigError
 from fedpdiff.federation.verification import verify_upload
 from fedpdiff.runfolder import RunFolder, check_format
@@ -45,7 +45,7 @@ def forget(runs: Sequence[Path], site: str) -> list[tuple[Path, Deletion]]:
 
 
 def expire(runs: Sequence[Path], days: float) -> list[tuple[Path, Deletion]]:
-    """Delete uploads that have been kept for longer than so many days.
+    """Delete uploads that have been kept for longer than so many days; finish deletions that were cut off.
 
     An upload's age is that of the youngest file of it.
 
@@ -65,8 +65,14 @@ def expire(runs: Sequence[Path], days: float) -> list[tuple[Path, Deletion]]:
     return [
         (run, delete_upload(spool, spool.name, "expired", _verified(spool)))
         for run, spool in _spools(runs)
-        if Deletion.read(spool) is None and max(p.stat().st_mtime for p in spool.iterdir()) < oldest
+        if _cut_off(spool)
+        or (Deletion.read(spool) is None and max(p.stat().st_mtime for p in spool.iterdir()) < oldest)
     ]
+
+
+def _cut_off(spool: Path) -> bool:
+    """Return whether an upload is said to be deleted and is not yet."""
+    return Deletion.read(spool) is not None and bool(left_over(spool))
 
 
 def _verified(spool: Path) -> bool:

@@ -112,8 +112,9 @@ def test_what_did_not_verify_is_not_said_to_have(run: Path, coordinator: Path) -
     assert known is not None and not known.verified
 
 
-def test_forgetting_goes_on_where_it_was_cut_off(
-    run: Path, coordinator: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [["forget", "north"], ["expire"]])
+def test_deleting_goes_on_where_it_was_cut_off(
+    again: list[str], run: Path, coordinator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -125,7 +126,7 @@ def test_forgetting_goes_on_where_it_was_cut_off(
     monkeypatch.undo()
     assert holding(run, pieces)
     for _ in range(2):
-        assert main(arguments) == 0
+        assert main(["coordinator", *again, *arguments[3:]]) == 0
     known = Deletion.read(run / "server/spool/north")
     assert holding(run, pieces) == [] and known is not None and known.verified
 
