@@ -112,7 +112,7 @@ class Witness:
         if known > here:
             return Doubt(f"it holds {here} noisings, but its witness knows {known}", known - here)
         if chain[known] != found["digest"]:
-            return Doubt("its noisings are not those that its witness knows")
+            return Doubt("its noisings are not those that its witness knows", 1)  # it lacks one at least
         if found["file"] != _identity(self.path):
             return Doubt("its witness was itself copied or restored")
         if here > known + 1:
