@@ -36,13 +36,18 @@ _ADVICE = "on the private side, run fedpdiff release"
 
 
 def check_outside(outbox: Path, private: Path) -> None:
-    """Refuse an outbox inside a private folder, where the network side could not, and must not, look.
+    """Refuse an outbox inside a private folder, where the network side must not look, or around one.
 
     Raises
     ------
     ConfigError
-        When it is inside.
+        When one is inside the other.
     """
+    if private.resolve().is_relative_to(outbox.resolve()):
+        raise ConfigError(
+            f"--outbox {outbox} holds the private folder {private}: the network side must be able to read "
+            "the outbox and nothing else; choose a folder elsewhere"
+        )
     if outbox.resolve().is_relative_to(private.resolve()):
         raise ConfigError(
             f"--outbox {outbox} is inside the private folder {private}: the network side must be able to "
