@@ -298,7 +298,7 @@ def test_what_cannot_be_emptied_is_named(
     for path in superlink.path.parent.glob("superlink.db*"):
         path.unlink()
     shutil.copy(coordinator / "ca.crt", superlink.path)
-    refused("is damaged")
+    refused(f"delete it and {coordinator / 'sites.json'}, and admit every site again")
     superlink.path.unlink()
     assert main(arguments) == 0
 

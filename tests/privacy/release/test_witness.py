@@ -221,7 +221,7 @@ def test_in_simulation_there_is_no_witness(site: Make, private: Make) -> None:
     plain = site("plain")
     plain.release(private(range(6)))
     names = sorted(path.name for path in plain.root.iterdir())
-    assert names == ["ledger.sqlite", "lock", "outbox", "secret"]
+    assert names == ["ledger.sqlite", "lock", "outbox", "outbox-hashed.json", "secret"]
     assert report_ledger(plain.root, 1e-5).witness is None
 
 
