@@ -169,6 +169,19 @@ def test_uploads_expire(run: Path, coordinator: Path, capsys: pytest.CaptureFixt
     assert main(arguments) == 2
 
 
+def test_a_run_that_is_at_work_keeps_its_uploads(
+    run: Path, coordinator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--runs", str(run), "--dir", str(coordinator)]
+    with RunFolder(run).locked():
+        assert main(["coordinator", "expire", "--days", "0", *where]) == 0
+        assert "0 uploads deleted" in capsys.readouterr().out
+        assert main(["coordinator", "forget", "north", *where]) == 2
+        assert f"a run is at work in {run}" in capsys.readouterr().err
+    assert main(["verify", str(run)]) == 0
+    assert main(["coordinator", "forget", "north", *where]) == 0
+
+
 def test_an_expired_upload_can_still_be_withdrawn(run: Path, coordinator: Path) -> None:
     where = ["--runs", str(run), "--dir", str(coordinator)]
     assert main(["coordinator", "expire", "--days", "0", *where]) == 0
