@@ -85,10 +85,14 @@ def delete_upload(spool: Path, site: str, reason: Reason, verified: bool) -> Del
     elif reason == "withdrawn" and deletion.reason == "expired":
         deletion = deletion.model_copy(update={"reason": reason})
         write_json(spool / FILE_NAME, deletion.model_dump())
-    for path in spool.iterdir():
-        if path.name not in _KEPT:
-            path.unlink()
+    for path in left_over(spool):
+        path.unlink()
     return deletion
+
+
+def left_over(spool: Path) -> list[Path]:
+    """Return the files of an upload that a deletion deletes and that are still there."""
+    return [path for path in spool.iterdir() if path.name not in _KEPT]
 
 
 def deletions(run: Path) -> list[Deletion]:

@@ -69,6 +69,15 @@ class RunFolder:
         """Return the folder of a simulated client."""
         return self.root / f"client-{number}"
 
+    @property
+    def busy(self) -> bool:
+        """Whether a run is at work in it."""
+        try:
+            with self.lock.open() as file:
+                return not _lock(file)
+        except FileNotFoundError:
+            return False
+
     def check(self, config: RunConfig) -> None:
         """Refuse a folder in which a run with these settings can neither begin nor go on; writes nothing.
 

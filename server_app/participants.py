@@ -92,7 +92,7 @@ class Participants(Generic[SiteKind]):
     refused
         Who was left out, in which phase and why.
     names
-        What the coordinator calls nodes that have not (yet) said who they are.
+        What the coordinator calls the nodes, where it named them; each may take part under that name only.
     declined
         Names of those that were left out for what they sent, or because they declined.
     phase
@@ -124,8 +124,15 @@ class Participants(Generic[SiteKind]):
         Raises
         ------
         MessageError
-            When the name is taken.
+            When the name is taken, or the coordinator admitted this node under another: in another's name a
+            node could have that one's upload replaced.
         """
+        admitted = self.names.get(node, site.name)
+        if site.name != admitted:
+            raise MessageError(
+                f"it calls itself {site.name!r}, but was admitted as {admitted!r}: its site-name must be the "
+                "name it was admitted under (fedpdiff coordinator admit --name)"
+            )
         if any(other.name == site.name for other in self.sites.values()):
             raise MessageError(f"another client already takes part as {site.name!r}")
         self.sites[node] = site

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from fedpdiff.errors import FedpdiffError
+from fedpdiff.errors import FedpdiffError, is_full
 from fedpdiff.plain import plain_line
 
 COMMANDS = (
@@ -61,6 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = (plain_line(line, 4000) for line in str(error).splitlines())
         print("fedpdiff: error: " + "\n".join(lines), file=sys.stderr)
         return 2
+    except Exception as error:
+        if not (cause := _of_the_disk(error)):
+            raise
+        print(f"fedpdiff: error: {plain_line(cause)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("fedpdiff: interrupted", file=sys.stderr)
         return 130
+
+
+def _of_the_disk(error: Exception) -> str:
+    """Return what a file or its disk refused, in words; "" for every other error."""
+    name = getattr(error, "filename", None)
+    if is_full(error):
+        return f"the disk is full{f' at {name}' if name else ''}; make room and repeat the command"
+    if isinstance(error, OSError) and name:
+        return f"{name}: {error.strerror or type(error).__name__}; is it there, and this user's to use?"
+    return ""

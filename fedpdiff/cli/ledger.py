@@ -17,7 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="what a client's images have spent, over all releases; backup and restore",
         description="What was released of a client's images and what it spent of their privacy, ever.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a client's state-dir or release folder")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="a site's folder (with site.toml), or a state folder"
+    )
     parser.add_argument("--delta", type=float, default=1e-5, help="at which epsilon is stated; default 1e-5")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
@@ -32,12 +34,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--restore",
         type=Path,
         metavar="FILE",
-        help="put a backup where the ledger was lost; DIR is the state-dir",
+        help="put a backup where the ledger was lost",
     )
     action.add_argument(
         "--nothing-lost",
         action="store_true",
-        help="after a restore or move: state that nothing was released after this ledger",
+        help="after a restore, a move, or an update from a version without witness: state that nothing "
+        "was released after this ledger",
     )
     action.add_argument(
         "--lost",
@@ -57,34 +60,36 @@ def run(args: argparse.Namespace) -> int:
     ConfigError, PrivacyError
         When there is no ledger, it is damaged, the decision is not possible, or delta is out of range.
     """
+    from fedpdiff.deployment.ledger_state import state_and_witness
     from fedpdiff.privacy.ledger_report import report_ledger
 
-    said = _act(args)
+    state, witness = state_and_witness(args.folder)
+    said = _act(args, state, witness)
     if said:
         print(said)
-    print(_table(report_ledger(args.folder, args.delta), args.delta))
+    print(_table(report_ledger(state, args.delta, witness), args.delta))
     return 0
 
 
-def _act(args: argparse.Namespace) -> str:
+def _act(args: argparse.Namespace, state: Path, witness: Path | None) -> str:
     from fedpdiff.privacy import ledger_backup, ledger_report, ledger_settling
 
     if args.accept_failed_noise:
-        accepted = ledger_report.accept_failed_noise(args.folder)
+        accepted = ledger_report.accept_failed_noise(state)
         return f"accepted: {accepted} failed health checks, which stay charged"
     if args.backup:
-        noisings = ledger_backup.back_up(ledger_report.find_store(args.folder), args.backup)
+        noisings = ledger_backup.back_up(ledger_report.find_store(state, witness), args.backup)
         return f"Backup: {args.backup.absolute()}, up to noising {noisings}. Keep it as private as the images"
     if args.restore:
-        noisings = ledger_backup.restore(ledger_report.place_of_store(args.folder), args.restore)
+        noisings = ledger_backup.restore(ledger_report.place_of_store(state, witness), args.restore)
         return (
             f"restored up to noising {noisings}. Whether that is the newest its witness says, the next time "
             "that the site is asked"
         )
     if args.nothing_lost:
-        return ledger_settling.settle_nothing_lost(ledger_report.find_store(args.folder))
+        return ledger_settling.settle_nothing_lost(ledger_report.find_store(state, witness))
     if args.lost:
-        return ledger_settling.settle_lost(ledger_report.find_store(args.folder), args.lost)
+        return ledger_settling.settle_lost(ledger_report.find_store(state, witness), args.lost)
     return ""
 
 

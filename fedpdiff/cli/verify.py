@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedpdiff.plain import plain_line
+
 if TYPE_CHECKING:
     from fedpdiff.federation.verification import Verdict
 
@@ -37,7 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     verdicts = verify_below(arguments.folder)
     for verdict in verdicts:
-        print("\n".join(_lines(verdict, arguments.folder)))
+        for line in _lines(verdict, arguments.folder):
+            print(
+                line[: len(line) - len(line.lstrip())] + plain_line(line)
+            )  # certificates are strangers' text
     wrong = [verdict for verdict in verdicts if verdict.problems]
     deleted = [verdict for verdict in verdicts if verdict.deleted and not verdict.problems]
     right = [v for v in verdicts if not (v.problems or v.simulated or v.deleted)]

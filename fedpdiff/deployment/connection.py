@@ -57,9 +57,9 @@ def _ask(host: str, port: int, authority: Path, path: str) -> tuple[int, str]:
 def _clock(date: str) -> Finding:
     try:
         theirs = email.utils.parsedate_to_datetime(date)
-    except ValueError:
+        off = (datetime.datetime.now(datetime.UTC) - theirs).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without its zone
         return Finding("note", "clock", "the coordinator did not tell its time")
-    off = (datetime.datetime.now(datetime.UTC) - theirs).total_seconds()
     if abs(off) > _CLOCK_SECONDS:
         mend = (
             "set both clocks (timedatectl set-ntp true): the SuperLink refuses signatures from the wrong time"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,14 +15,13 @@ from fedpdiff.deployment import findings as checks
 from fedpdiff.deployment.connection import coordinator as ask_coordinator
 from fedpdiff.deployment.coordinator import SETTINGS, Coordinator
 from fedpdiff.deployment.findings import Finding
+from fedpdiff.deployment.ledger_state import PRIVATE, ledger_findings, private_node
 from fedpdiff.deployment.sealed_layout import network_side, private_side
 from fedpdiff.deployment.site import SETTINGS as SITE_SETTINGS
 from fedpdiff.deployment.site import Site
 from fedpdiff.errors import ConfigError, FedpdiffError
 from fedpdiff.fingerprint import code_fingerprint
 from fedpdiff.privacy.policy import Policy
-
-_PRIVATE = "site.json"  # what the commands of a private side remember in their state folder
 
 
 def examine(root: Path, fingerprint: str = "", sealed: Path | None = None) -> list[Finding]:
@@ -48,11 +46,11 @@ def examine(root: Path, fingerprint: str = "", sealed: Path | None = None) -> li
         own = _coordinator(root)
     elif (root / SITE_SETTINGS).exists():
         own = _site(root)
-    elif (root / _PRIVATE).exists():
+    elif (root / PRIVATE).exists():
         own = _private(root, sealed)
     else:
         raise ConfigError(
-            f"{root} has neither {SETTINGS} nor {SITE_SETTINGS} nor {_PRIVATE}; give a folder made by "
+            f"{root} has neither {SETTINGS} nor {SITE_SETTINGS} nor {PRIVATE}; give a folder made by "
             "fedpdiff coordinator init or fedpdiff site init, or the --state of fedpdiff release"
         )
     return [*checks.versions(fingerprint), *own, checks.disk(root), checks.gpu()]
@@ -123,7 +121,8 @@ def _site(root: Path) -> list[Finding]:
     found.append(_port("SuperNode", site.runtime_port, "start-supernode"))
     if site.node.sealed:
         return found + network_side(Path(site.node.outbox), Path(site.node.inbox))
-    return [*found, _data(site.node.data_path), _policy(site.node.policy), _state(Path(site.node.state_dir))]
+    found += [_data(site.node.data_path), _policy(site.node.policy), _state(Path(site.node.state_dir))]
+    return found + ledger_findings(site.node, root)
 
 
 def _code(site: Site) -> Finding:
@@ -149,13 +148,13 @@ def _private(state: Path, sealed: Path | None) -> list[Finding]:
             f"{state} is the private side of a sealed site: give --sealed DIR, the folder of outbox and inbox"
         )
     try:
-        known = json.loads((state / _PRIVATE).read_text(encoding="utf-8"))
-        data, policy = str(known["data-path"]), str(known["policy"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        mend = "delete it and give fedpdiff release all its options again"
-        return [Finding("problem", _PRIVATE, f"cannot be read ({type(error).__name__})", mend)]
+        node = private_node(state)
+    except ConfigError as error:
+        return [Finding("problem", PRIVATE, str(error))]
+    data, policy = Path(node.data_path), Path(node.policy)
     folders = (sealed.expanduser().absolute() / name for name in ("outbox", "inbox"))
-    return [_data(data), _policy(policy), *private_side(state, Path(data), Path(policy), *folders)]
+    found = [_data(node.data_path), _policy(node.policy), *private_side(state, data, policy, *folders)]
+    return found + ledger_findings(node, state)
 
 
 def _data(data_path: str) -> Finding:

@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedpdiff.deployment.admission import SITES
 from fedpdiff.deployment.coordinator import Coordinator
 from fedpdiff.deployment.findings import listens
 from fedpdiff.errors import RunError
@@ -61,7 +62,9 @@ def empty_message_store(root: Path) -> Emptied:
             f"{database} is not as Flower 1.41 makes it ({error}); nothing was deleted from it"
         ) from error
     except sqlite3.DatabaseError as error:
-        raise RunError(f"{database} is damaged ({error}); delete it, and admit every site again") from error
+        raise RunError(
+            f"{database} is damaged ({error}); delete it and {root / SITES}, and admit every site again"
+        ) from error
     return Emptied(before, _size(database))
 
 

@@ -7,6 +7,7 @@ INBOX    written by the network side, read by the private side
     agreement/    what the server last asked for
     global/       the global half
     features.npz  the classifier that scores rest on, where the server has one
+    outbox-hashed.json  the network side's own: that the files in the outbox were hashed and found right
 """
 
 from __future__ import annotations
@@ -36,13 +37,18 @@ _ADVICE = "on the private side, run fedpdiff release"
 
 
 def check_outside(outbox: Path, private: Path) -> None:
-    """Refuse an outbox inside a private folder, where the network side could not, and must not, look.
+    """Refuse an outbox inside a private folder, where the network side must not look, or around one.
 
     Raises
     ------
     ConfigError
-        When it is inside.
+        When one is inside the other.
     """
+    if private.resolve().is_relative_to(outbox.resolve()):
+        raise ConfigError(
+            f"--outbox {outbox} holds the private folder {private}: the network side must be able to read "
+            "the outbox and nothing else; choose a folder elsewhere"
+        )
     if outbox.resolve().is_relative_to(private.resolve()):
         raise ConfigError(
             f"--outbox {outbox} is inside the private folder {private}: the network side must be able to "
@@ -92,15 +98,18 @@ def _put(source: BinaryIO, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def read_outbox(outbox: Path, verify: bool) -> tuple[Release, RunRequest]:
+def read_outbox(outbox: Path, inbox: Path, verify: bool) -> tuple[Release, RunRequest]:
     """Return the release in the outbox and what it answers.
 
     Parameters
     ----------
     outbox
         As :func:`fill_outbox` left it.
+    inbox
+        Where the network side may note that it hashed the arrays.
     verify
-        Whether to recompute the certificate as well; the hashes of the arrays are checked in any case.
+        Whether to hash the arrays and recompute the certificate; otherwise the arrays are hashed only if they
+        are other files than when they were found right.
 
     Raises
     ------
@@ -111,7 +120,7 @@ def read_outbox(outbox: Path, verify: bool) -> tuple[Release, RunRequest]:
         raise PrivacyError(f"this site's outbox holds no release; {_ADVICE}")
     if verify:
         _verify(outbox)
-    return read_release(outbox), RunRequest.load(outbox / REQUEST)
+    return read_release(outbox, inbox / "outbox-hashed.json", verify), RunRequest.load(outbox / REQUEST)
 
 
 def _verify(outbox: Path) -> None:

@@ -93,7 +93,7 @@ class PrivateSide:
         Raises
         ------
         ConfigError
-            When the outbox is inside a private folder.
+            When the outbox is inside a private folder, or the other way round.
         PrivacyError
             When the policy does not allow it, or ledger or noise are not in order.
         DataError

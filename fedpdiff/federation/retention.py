@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedpdiff.deletions import Deletion, delete_upload
-from fedpdiff.errors import ConfigError
+from fedpdiff.deletions import Deletion, delete_upload, left_over
+from fedpdiff.errors import ConfigError, RunError
 from fedpdiff.federation.verification import verify_upload
 from fedpdiff.runfolder import RunFolder, check_format
 
@@ -33,21 +33,21 @@ def forget(runs: Sequence[Path], site: str) -> list[tuple[Path, Deletion]]:
     ------
     ConfigError
         When a folder holds no run, or none of them an upload of the site.
+    RunError
+        When a run with such an upload is at work; nothing is deleted then.
     """
-    found = [
-        (run, delete_upload(spool, site, "withdrawn", _verified(spool)))
-        for run, spool in _spools(runs)
-        if spool.name == site
-    ]
+    found = [(run, spool) for run, spool in _spools(runs) if spool.name == site]
     if not found:
         raise ConfigError(f'no run in {", ".join(map(str, runs))} has an upload of "{site}"')
-    return found
+    if busy := [str(run) for run, _ in found if RunFolder(run).busy]:
+        raise RunError(f"a run is at work in {', '.join(busy)}; stop it (flwr stop), then repeat this")
+    return [(run, delete_upload(spool, site, "withdrawn", _verified(spool))) for run, spool in found]
 
 
 def expire(runs: Sequence[Path], days: float) -> list[tuple[Path, Deletion]]:
-    """Delete uploads that have been kept for longer than so many days.
+    """Delete uploads that have been kept for longer than so many days; finish deletions that were cut off.
 
-    An upload's age is that of the youngest file of it.
+    An upload's age is that of the youngest file of it. A run that is at work keeps its uploads till its end.
 
     Parameters
     ----------
@@ -65,8 +65,15 @@ def expire(runs: Sequence[Path], days: float) -> list[tuple[Path, Deletion]]:
     return [
         (run, delete_upload(spool, spool.name, "expired", _verified(spool)))
         for run, spool in _spools(runs)
-        if Deletion.read(spool) is None and max(p.stat().st_mtime for p in spool.iterdir()) < oldest
+        if not RunFolder(run).busy and _is_due(spool, oldest)
     ]
+
+
+def _is_due(spool: Path, oldest: float) -> bool:
+    """Return whether an upload is older, or said to be deleted and is not yet."""
+    if Deletion.read(spool) is not None:
+        return bool(left_over(spool))
+    return max(path.stat().st_mtime for path in spool.iterdir()) < oldest
 
 
 def _verified(spool: Path) -> bool:

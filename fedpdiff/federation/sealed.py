@@ -85,7 +85,7 @@ class SealedTasks:
 
         started = time.monotonic()
         agreement = Agreement.load(self.inbox / "agreement")
-        _, request = read_outbox(self.outbox, verify=False)
+        _, request = read_outbox(self.outbox, self.inbox, verify=False)
         trainer = Trainer(self.config, agreement.mechanism, agreement.centre, request.class_names)
         half = trainer.empty_global_half()
         load_network_arrays(half.network, with_prefix(arrays, "global/"))
@@ -93,7 +93,7 @@ class SealedTasks:
         return PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0), {}
 
     def _read(self, agreement: Agreement, classes: tuple[str, ...] | None, verify: bool) -> Release:
-        release, request = read_outbox(self.outbox, verify)
+        release, request = read_outbox(self.outbox, self.inbox, verify)
         wrong = differences(release, agreement, self.config)
         if request.config.coordinator != self.config.coordinator:
             wrong.append(f'it was made for the coordinator "{request.config.coordinator}"')

@@ -77,9 +77,10 @@ class Losses:
 
     @property
     def doubt(self) -> Doubt | None:
-        """The open doubt; None when the ledger is known to be the newest."""
+        """The open doubt, the worst of several; None when the ledger is known to be the newest."""
         row = self._run(
-            "SELECT reason, missing FROM doubts WHERE id NOT IN (SELECT doubt FROM settled) ORDER BY id"
+            "SELECT reason, missing FROM doubts WHERE id NOT IN (SELECT doubt FROM settled) "
+            "ORDER BY COALESCE(missing, 0) DESC, id"
         ).fetchone()
         return Doubt(*row) if row else None
 

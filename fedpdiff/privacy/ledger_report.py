@@ -50,8 +50,15 @@ class LedgerReport:
     doubt: str | None
 
 
-def find_store(folder: Path) -> StoreFolder:
+def find_store(folder: Path, witness: Path | None = None) -> StoreFolder:
     """Return the release store in a client's state folder, or the one that is this folder.
+
+    Parameters
+    ----------
+    folder
+        Either.
+    witness
+        Of its ledger; None = where it lay last time.
 
     Raises
     ------
@@ -60,18 +67,19 @@ def find_store(folder: Path) -> StoreFolder:
     """
     for store in (folder, folder / "release", folder / "state" / "release"):
         if (store / "ledger.sqlite").is_file():
-            return StoreFolder(store)
+            return StoreFolder(store, witness)
     raise ConfigError(
         f"{folder} has no ledger.sqlite; give a client's state-dir, or the folder of its release store"
     )
 
 
-def place_of_store(folder: Path) -> StoreFolder:
-    """Return the release store in a client's state folder, also where its ledger is lost."""
-    return StoreFolder(folder / "state" / "release")
+def place_of_store(folder: Path, witness: Path | None = None) -> StoreFolder:
+    """Do as :func:`find_store`, also where the ledger is lost."""
+    is_store = (folder / "secret").exists() or (folder / "witness-path").exists()
+    return StoreFolder(folder if is_store else folder / "state" / "release", witness)
 
 
-def report_ledger(folder: Path, delta: float) -> LedgerReport:
+def report_ledger(folder: Path, delta: float, witness: Path | None = None) -> LedgerReport:
     """Sum up a ledger; nothing in it changes.
 
     Parameters
@@ -80,6 +88,8 @@ def report_ledger(folder: Path, delta: float) -> LedgerReport:
         A client's state folder, or its release store.
     delta
         At which epsilon is stated.
+    witness
+        Of its ledger; None = where it lay last time.
 
     Raises
     ------
@@ -88,7 +98,7 @@ def report_ledger(folder: Path, delta: float) -> LedgerReport:
     PrivacyError
         When it is damaged, or ``delta`` is out of range.
     """
-    store = find_store(folder)
+    store = find_store(folder, witness)
     with store.locked(), store.ledger() as (ledger, _):
         totals = ledger.totals
         spent, persons = totals.of_all(), totals.of_persons()

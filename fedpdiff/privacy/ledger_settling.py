@@ -27,10 +27,15 @@ def settle_nothing_lost(store: StoreFolder) -> str:
     Raises
     ------
     PrivacyError
-        When the witness shows that noisings are missing.
+        When the witness shows that noisings are missing, or is not known.
     """
     with store.locked(), store.ledger() as (ledger, _):
         doubt = ledger.losses.doubt
+        if doubt is None and store.witness.path is None:
+            raise PrivacyError(
+                "where the witness of this ledger lies is not known here, so there is nothing to settle yet: "
+                "give the site's folder, whose settings name it, or repeat this after the site was asked"
+            )
         if doubt is None:
             return "there is no doubt about this ledger; nothing was changed"
         if doubt.missing:

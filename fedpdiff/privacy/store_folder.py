@@ -75,8 +75,8 @@ class StoreFolder:
 
     def _compare(self, ledger: Ledger) -> None:
         doubt, known = self.witness.compare(ledger.name, ledger.chain()), ledger.losses.doubt
-        if doubt and known is None:
-            with ledger.transaction():
+        if doubt and (known is None or (doubt.missing or 0) > (known.missing or 0)):
+            with ledger.transaction():  # also a worse one: a witness that was away may come back knowing more
                 ledger.losses.note(doubt)
         if doubt is None and known and self.witness.path:
             with ledger.transaction():

@@ -81,7 +81,20 @@ class Witness:
             )
 
     def compare(self, name: str, chain: Sequence[str]) -> Doubt | None:
-        """Return why this ledger may not be the newest, or None; a witness one noising behind catches up.
+        """Do as :meth:`judge`; where there is no doubt, a witness one noising behind catches up.
+
+        Raises
+        ------
+        PrivacyError
+            Also when the witness cannot be written.
+        """
+        doubt = self.judge(name, chain)
+        if doubt is None:
+            self.tell(name, chain)
+        return doubt
+
+    def judge(self, name: str, chain: Sequence[str]) -> Doubt | None:
+        """Return why this ledger may not be the newest, or None; writes nothing.
 
         Parameters
         ----------
@@ -93,7 +106,7 @@ class Witness:
         Raises
         ------
         PrivacyError
-            When the witness cannot be read or written, is another ledger's, or of an unknown format.
+            When the witness cannot be read, is another ledger's, or of an unknown format.
         """
         if self.path is None:
             return None
@@ -112,13 +125,12 @@ class Witness:
         if known > here:
             return Doubt(f"it holds {here} noisings, but its witness knows {known}", known - here)
         if chain[known] != found["digest"]:
-            return Doubt("its noisings are not those that its witness knows")
+            return Doubt("its noisings are not those that its witness knows", 1)  # it lacks one at least
         if found["file"] != _identity(self.path):
             return Doubt("its witness was itself copied or restored")
         if here > known + 1:
             return Doubt(f"it holds {here} noisings, but its witness knows only {known}")
         self._noisings = known
-        self.tell(name, chain)
         return None
 
     def tell(self, name: str, chain: Sequence[str]) -> None:

@@ -57,6 +57,35 @@ def test_mistakes_are_told_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full; make room"),
+        (OSError(28, "No space left on device", "/x/y"), "the disk is full at /x/y; make room"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full; make room"),
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied; is it there"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_line(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fedpdiff.cli.policy.run", refuse)
+    assert main(["policy", "--images", "5"]) == 2
+    assert capsys.readouterr().err.startswith(f"fedpdiff: error: {said}")
+
+
+def test_what_nobody_expected_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("fedpdiff.cli.policy.run", fail)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        main(["policy", "--images", "5"])
+
+
 def test_a_finished_run_is_not_overwritten(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     assert main(["simulate", "quickstart", "--out", str(tmp_path)]) == 2

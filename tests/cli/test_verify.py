@@ -134,6 +134,14 @@ def test_a_flipped_byte(run: Path, place: str, problem: str, capsys: pytest.Capt
     assert printed.out.count(": verified") == 3
 
 
+def test_a_certificate_cannot_write_to_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "server" / "spool" / "client-0" / "certificate.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"\x1b[2J\nclient-0: verified": 1}))
+    assert main(["verify", str(run / "server")]) == 1
+    printed = capsys.readouterr().out
+    assert "\\x1b[2J" in printed and "\x1b" not in printed and "\nclient-0: verified" not in printed
+
+
 @pytest.mark.parametrize(
     "place",
     [

@@ -30,6 +30,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         seconds_off: float = 0.0,
         host: str = "localhost",
         tls: bool = True,
+        date: str = "",
     ) -> tuple[int, Path]:
         class Answers(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -38,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 theirs = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds_off)
-                return email.utils.format_datetime(theirs, usegmt=True)
+                return date or email.utils.format_datetime(theirs, usegmt=True)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -74,6 +75,12 @@ def test_a_coordinator_in_order(start: Start) -> None:
     found = coordinator("localhost", *start())
     assert [finding.level for finding in found] == ["ok", "ok"]
     assert found[1].what == "clock"
+
+
+@pytest.mark.parametrize("date", ["noon", "Wed, 25 Nov 2026 12:00:00 -0000"])
+def test_a_coordinator_that_does_not_tell_its_time(start: Start, date: str) -> None:
+    found = coordinator("localhost", *start(date=date))
+    assert [(finding.level, finding.what) for finding in found][1] == ("note", "clock")
 
 
 @pytest.mark.parametrize(

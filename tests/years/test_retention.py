@@ -112,8 +112,9 @@ def test_what_did_not_verify_is_not_said_to_have(run: Path, coordinator: Path) -
     assert known is not None and not known.verified
 
 
-def test_forgetting_goes_on_where_it_was_cut_off(
-    run: Path, coordinator: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [["forget", "north"], ["expire"]])
+def test_deleting_goes_on_where_it_was_cut_off(
+    again: list[str], run: Path, coordinator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -125,7 +126,7 @@ def test_forgetting_goes_on_where_it_was_cut_off(
     monkeypatch.undo()
     assert holding(run, pieces)
     for _ in range(2):
-        assert main(arguments) == 0
+        assert main(["coordinator", *again, *arguments[3:]]) == 0
     known = Deletion.read(run / "server/spool/north")
     assert holding(run, pieces) == [] and known is not None and known.verified
 
@@ -166,6 +167,19 @@ def test_uploads_expire(run: Path, coordinator: Path, capsys: pytest.CaptureFixt
     assert main([*arguments, "--days", "-1"]) == 2
     settings.write_text(settings.read_text().replace("keep-uploads-days = 30", 'keep-uploads-days = "x"'))
     assert main(arguments) == 2
+
+
+def test_a_run_that_is_at_work_keeps_its_uploads(
+    run: Path, coordinator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--runs", str(run), "--dir", str(coordinator)]
+    with RunFolder(run).locked():
+        assert main(["coordinator", "expire", "--days", "0", *where]) == 0
+        assert "0 uploads deleted" in capsys.readouterr().out
+        assert main(["coordinator", "forget", "north", *where]) == 2
+        assert f"a run is at work in {run}" in capsys.readouterr().err
+    assert main(["verify", str(run)]) == 0
+    assert main(["coordinator", "forget", "north", *where]) == 0
 
 
 def test_an_expired_upload_can_still_be_withdrawn(run: Path, coordinator: Path) -> None:
@@ -297,7 +311,7 @@ def test_what_cannot_be_emptied_is_named(
     for path in superlink.path.parent.glob("superlink.db*"):
         path.unlink()
     shutil.copy(coordinator / "ca.crt", superlink.path)
-    refused("is damaged")
+    refused(f"delete it and {coordinator / 'sites.json'}, and admit every site again")
     superlink.path.unlink()
     assert main(arguments) == 0
 

@@ -140,6 +140,8 @@ def test_the_policy_binds_the_private_side(site: Site, site_policy: Make) -> Non
     for inside in (site.state / "outbox", site.data / "outbox"):
         with pytest.raises(FedpdiffError, match="is inside the private folder"):
             site.private().release(inside)
+    with pytest.raises(FedpdiffError, match="holds the private folder"):
+        site.private().release(site.state.parent)
 
 
 def test_personal_training_goes_on_where_it_was_cut_off(site: Site) -> None:

@@ -158,6 +158,23 @@ def test_the_upload_of_a_site_that_declines_now_is_deleted(again: Any, tmp_path:
     assert not (tmp_path / "run" / "server" / "spool" / "south").exists()
 
 
+def test_nobody_takes_part_in_another_sites_name(again: Any, tmp_path: Path) -> None:
+    """Else an admitted site could replace the upload of one that is away."""
+    grid = again()
+    grid.behaviour[12] = die_at("train.personalize", 1)
+    with pytest.raises(Died):
+        grid.run_app()
+    before = shards_on_disk(tmp_path / "run")
+    second = again()
+    del second.nodes[11]
+    second.nodes[12] = dict(second.nodes[12]) | {"site-name": "north"}
+    with pytest.raises(RunError, match=r"south \(upload\): it calls itself 'north', but was admitted as"):
+        second.run_app()
+    north = {name: content for name, content in before.items() if "/north/" in name}
+    assert len(north) == 3
+    assert {name: shards_on_disk(tmp_path / "run").get(name) for name in north} == north
+
+
 @pytest.mark.usefixtures("no_report")
 def test_trainings_go_on_from_their_checkpoints(again: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Checkpoints are kept without being asked for, on both sides; what is finished is not done again."""

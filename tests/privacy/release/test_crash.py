@@ -66,7 +66,8 @@ def assert_whole(here: Any, images: int) -> None:
     assert len(noisings) == len({row[1] for row in noisings}) == images
     kept = {row[6] for row in noisings}
     assert {row.tobytes() for row in np.load(here.root / "outbox/release.npy")} == kept
-    own = ["ledger.sqlite", "lock", "outbox", "secret", *(["witness-path"] if here.witness else [])]
+    own = ["ledger.sqlite", "lock", "outbox", "outbox-hashed.json", "secret"]
+    own += ["witness-path"] if here.witness else []
     assert sorted(p.name for p in here.root.iterdir()) == own
 
 

@@ -217,7 +217,8 @@ def test_only_the_owner_can_read(site: Make, private: Make) -> None:
     here.release(private(range(12)))
     for path in [here.root, *here.root.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path.name
-    assert sorted(p.name for p in here.root.iterdir()) == ["ledger.sqlite", "lock", "outbox", "secret"]
+    own = ["ledger.sqlite", "lock", "outbox", "outbox-hashed.json", "secret"]
+    assert sorted(p.name for p in here.root.iterdir()) == own
 
 
 def test_no_images_no_release(site: Make, private: Make) -> None:

@@ -163,6 +163,8 @@ def test_another_history_of_the_same_length_is_noticed(here: Any, private: Make,
     here.witness.write_text(json.dumps(content))
     with pytest.raises(PrivacyError, match="not those that its witness knows"):
         here.release(private(range(9)), no_noise)
+    with pytest.raises(PrivacyError, match="something was lost"):
+        settle_nothing_lost(find_store(here.root))
 
 
 def test_a_witness_far_behind_is_noticed(here: Any, private: Make, no_noise: Any) -> None:
@@ -219,7 +221,7 @@ def test_in_simulation_there_is_no_witness(site: Make, private: Make) -> None:
     plain = site("plain")
     plain.release(private(range(6)))
     names = sorted(path.name for path in plain.root.iterdir())
-    assert names == ["ledger.sqlite", "lock", "outbox", "secret"]
+    assert names == ["ledger.sqlite", "lock", "outbox", "outbox-hashed.json", "secret"]
     assert report_ledger(plain.root, 1e-5).witness is None
 
 
@@ -239,6 +241,20 @@ def test_that_nothing_was_lost_is_not_believed_against_the_witness(restored: Any
     with pytest.raises(PrivacyError, match="something was lost: it holds 1 noisings"):
         settle_nothing_lost(find_store(restored.root))
     assert report_ledger(restored.root, 1e-5).doubt
+
+
+def test_a_witness_that_comes_back_knowing_more_is_heard(restored: Any, private: Make, no_noise: Any) -> None:
+    """The doubt from when it was away must not hide that something was lost."""
+    restored.witness.rename(restored.witness.with_name("away"))
+    with pytest.raises(PrivacyError, match="its witness is missing"):
+        restored.release(private(range(9)), no_noise)
+    restored.witness.with_name("away").rename(restored.witness)
+    with pytest.raises(PrivacyError, match="something was lost: it holds 1 noisings"):
+        settle_nothing_lost(find_store(restored.root))
+    with pytest.raises(PrivacyError, match=f"{DOUBT}: it holds 1 noisings"):
+        restored.release(private(range(9)), no_noise)
+    settle_lost(find_store(restored.root), [restored.lost])
+    assert report_ledger(restored.root, 1e-5).doubt is None
 
 
 def test_after_a_move_the_owners_word_is_taken_and_written_down(here: Any, private: Make) -> None:
