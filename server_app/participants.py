@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,7 +163,9 @@ class Participants(Generic[SiteKind]):
         except OSError:
             raise
         except Exception as error:  # what one node sends never ends the run of the others
-            log.exception("what node %s sent could not be judged", node)
+            # The traceback, but not the text, which may repeat what a stranger chose.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("what node %s sent could not be judged: %s\n%s", node, type(error).__name__, where)
             self.leave_out(
                 node, f"what it sent could not be judged ({type(error).__name__}); the log says more"
             )

@@ -16,7 +16,7 @@ from flwr.app import Message
 
 from fedpdiff import runfolder
 from fedpdiff.errors import ConfigError, RunError
-from fedpdiff.federation import networks, spool
+from fedpdiff.federation import networks, shard_files, spool
 from server_app import federation, pfdm
 
 Settings = Callable[..., dict[str, Any]]
@@ -289,7 +289,7 @@ def test_a_full_disk_of_the_coordinator(again: Any, tmp_path: Path, monkeypatch:
     """One clear error, no client is blamed, and the next attempt goes on."""
     grid = again()
     with monkeypatch.context() as patched:
-        patched.setattr(spool.np, "savez", full)
+        patched.setattr(shard_files.ShardFile, "write", full)
         with pytest.raises(RunError, match=r"coordinator's disk is full.*make room, and flwr run"):
             grid.run_app()
     assert "disk is full" in (tmp_path / "run" / "error.txt").read_text()
