@@ -70,6 +70,19 @@ def test_other_processes_are_left_alone(tmp_path: Path) -> None:
         bystander.wait()
 
 
+def test_a_family_that_a_member_starts_belongs_to_it(tmp_path: Path) -> None:
+    """Killed before it could end its own family, the member leaves it to the family above."""
+    with open(os.devnull, "wb") as log, ProcessFamily(os.environ, tmp_path, log) as family:
+        member = family.start([sys.executable, "-c", PARENT, tmp_path])
+        grandchild = wait_for(tmp_path / "started")
+        member.kill()
+        member.wait()
+        assert [process.pid for process in family.members()] == [grandchild]
+        with ProcessFamily(os.environ, tmp_path, log) as other:
+            assert other.members() == []
+    assert not psutil.pid_exists(grandchild)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_family(number: signal.Signals, tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], stderr=subprocess.PIPE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -370,7 +369,7 @@ def test_a_killed_sweep_goes_on_without_repeating_finished_runs(tmp_path: Path) 
     sweep = start()
     try:
         wait_for(lambda: (second / "config.json").exists(), sweep)  # its server app is at work
-        os.kill(sweep.pid, signal.SIGKILL)
+        sweep.kill()
         while found := members():
             for process in found:
                 process.kill()
@@ -382,7 +381,7 @@ def test_a_killed_sweep_goes_on_without_repeating_finished_runs(tmp_path: Path) 
         attempt = (second / "config.json").stat().st_mtime_ns
         sweep = start()
         wait_for(lambda: (second / "config.json").stat().st_mtime_ns != attempt, sweep)
-        os.kill(sweep.pid, signal.SIGKILL)
+        sweep.kill()
         sweep.communicate()
         assert members()  # the run that it was at goes on by itself
 
@@ -397,7 +396,7 @@ def test_a_killed_sweep_goes_on_without_repeating_finished_runs(tmp_path: Path) 
         assert members() == []
     finally:
         sweep.kill()
-        sweep.communicate()
+        sweep.wait()
         for process in members():
             process.kill()
 
