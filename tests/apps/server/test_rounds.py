@@ -326,12 +326,12 @@ def test_spoilers_are_left_out_and_named(fake_grid: Any, settings: Settings, sim
 def test_asked_twice_a_client_trains_once(
     name: str, fake_grid: Any, settings: Settings, simulated_nodes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same request again, after a lost reply or in a run that starts again, gets the same bytes."""
+    """Asked again, after a lost reply or by a server that lost its rounds, it sends the same bytes."""
     run = settings(method=name, **FEW)
     first = fake_grid(run, simulated_nodes(2))
     first.run_app()
-    (Path(run["run-dir"]) / "results.json").unlink()
-    (Path(run["run-dir"]) / "server" / "rounds.safetensors").unlink()  # or only what is missing is asked for
+    for lost in ("results.json", "server/rounds.safetensors"):
+        (Path(run["run-dir"]) / lost).unlink()
     trained: list[int] = []
     fit = fedavg.FedAvg.fit
     for method in (fedavg.FedAvg, METHODS[name]):
