@@ -12,7 +12,7 @@ import pytest
 from flwr.app import RecordDict
 
 import client_app.app
-import fedpdiff.federation.member
+import fedpdiff.data.client
 from fedpdiff.config import RunConfig
 from fedpdiff.data.client import load_client
 from fedpdiff.data.public import load_public
@@ -148,7 +148,7 @@ def test_weights_that_do_not_fit_are_refused(make_client: Callable[..., Any]) ->
 def test_errors_about_data_are_not_told_by_a_real_site(
     make_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fedpdiff.federation.member, "load_client", load_client)
+    monkeypatch.setattr(fedpdiff.data.client, "load_client", load_client)
     simulated, real = make_client("simulation"), make_client("deployment")
     changes = {"class_names": ["cat", "dog"]}
     assert "cat, dog" in refusal(simulated.release(**changes)).message

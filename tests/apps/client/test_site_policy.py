@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fedpdiff.federation.member
+import fedpdiff.data.client
 from fedpdiff.data.client import load_client
 from fedpdiff.errors import PrivacyError
 from fedpdiff.federation.client import ClientTasks
@@ -177,7 +177,7 @@ def test_without_a_policy_that_can_be_read_nothing_is_done(
 def test_persons_are_read_from_the_column_that_the_policy_names(
     make_client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fedpdiff.federation.member, "load_client", load_client)  # not remembered
+    monkeypatch.setattr(fedpdiff.data.client, "load_client", load_client)  # not remembered
     limits = {"images-per-person": 60, "person-column": "patient"}
     client = make_client("deployment", limits)
     assert refusal(client.release()).message == "the site declined; its own log says why"  # no such column
