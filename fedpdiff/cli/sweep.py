@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
         "`fedpdiff report DIR` makes the tables again.",
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="a sweep file, such as simulations/sweeps/rivals.toml"
+        "file", metavar="FILE", help="a sweep file, or the name of an experiment, such as rivals"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the sweep's folder")
     parser.add_argument(
@@ -46,11 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     from fedpdiff.errors import ConfigError
     from fedpdiff.simulation.presets import read_presets
     from fedpdiff.simulation.sweep import run_sweep
-    from fedpdiff.simulation.sweep_file import plan, read_sweep
+    from fedpdiff.simulation.sweep_file import find_sweep, plan, read_sweep
 
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs {arguments.jobs}: must be at least 1")
-    sweep = read_sweep(arguments.file).sized(arguments.size)
+    sweep = read_sweep(find_sweep(arguments.file)).sized(arguments.size)
     changes = dict(parse_assignment(text) for text in arguments.assignments)
     runs = plan(sweep, changes, arguments.seeds)
     out = arguments.out.expanduser().absolute()

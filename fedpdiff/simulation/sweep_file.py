@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedpdiff.config.settings import Value
 from fedpdiff.errors import ConfigError
+from fedpdiff.simulation.app import settings_folder
 
 Size = Literal["ci", "cpu", "gpu"]
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -110,6 +111,21 @@ class Planned:
     name: str
     point: Mapping[str, Value]
     overrides: Mapping[str, Value]
+
+
+def find_sweep(named: str) -> Path:
+    """Return the file that is meant: a path, or the name of one under ``simulations/sweeps/``.
+
+    Raises
+    ------
+    ConfigError
+        When there is neither such a file nor such a name.
+    """
+    own = {path.stem: path for path in sorted((settings_folder() / "simulations" / "sweeps").glob("*.toml"))}
+    path = Path(named).expanduser()
+    if not path.is_file() and named not in own:
+        raise ConfigError(f"{named} is no sweep file, and none of the experiments {', '.join(own)}")
+    return path if path.is_file() else own[named]
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -48,4 +48,5 @@ def test_a_checkout_is_run_as_it_is() -> None:
 
 def test_a_wheel_carries_every_preset() -> None:
     carried = {source for source in BUILD["targets"]["wheel"]["force-include"] if "simulations/" in source}
-    assert carried == {f"simulations/{path.name}" for path in (ROOT / "simulations").glob("*.toml")}
+    presets = {f"simulations/{path.name}" for path in (ROOT / "simulations").glob("*.toml")}
+    assert carried == presets | {"simulations/sweeps"}

@@ -20,7 +20,7 @@ from fedpdiff.simulation import sweep as module
 from fedpdiff.simulation.presets import configure, read_presets
 from fedpdiff.simulation.processes import marked
 from fedpdiff.simulation.sweep import LOCK, PLAN, run_sweep
-from fedpdiff.simulation.sweep_file import SIZES, Planned, plan, read_sweep
+from fedpdiff.simulation.sweep_file import SIZES, Planned, find_sweep, plan, read_sweep
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -125,6 +125,13 @@ def test_wrong_files_are_refused(text: str, message: str, tmp_path: Path) -> Non
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_sweep(tmp_path / "s.toml")
+
+
+def test_experiments_are_found_by_name(file: Path) -> None:
+    assert find_sweep("rivals").name == "rivals.toml"
+    assert find_sweep(str(file)) == file
+    with pytest.raises(ConfigError, match=r"rival is no sweep file, .* clients, .* rivals"):
+        find_sweep("rival")
 
 
 def test_a_point_that_two_grids_have_is_refused(file: Path) -> None:
