@@ -64,11 +64,15 @@ class Rounds(Federation[Site], FedAvg):
         return {
             "method_title": self.method.title,
             "server_sees": self.method.server_sees,
-            "server_steps": self.server.state.gradient_steps,
+            "server_steps": self._server_steps(),
             "bytes_between_servers": self.server.state.between_servers,
             "privacy": {"epsilon": None, "guarantee": self.method.guarantee},
             "notes": [f"{self.method.title}: {self.method.source}"],
         }
+
+    def _server_steps(self) -> int:
+        """Return the server's gradient steps: all of them where no client trains."""
+        return self.server.state.gradient_steps if self.method.clients_train else self.config.personal_steps
 
     def start(  # type: ignore[override]  # the first weights are the method's
         self, grid: Grid, timeout: float | None = None, beside: Callable[[], None] | None = None

@@ -137,6 +137,7 @@ def test_centralised_is_pfdms_bound(
         found[method] = results.clients[1].groups["majority"]["centralised"]
     assert found["pfdm"] == found["centralised"]
     assert set(results.clients[0].groups["majority"]) == {"centralised", "real"}
+    assert (results.client_steps, results.server_steps) == ([0, 0], 6)
 
 
 @pytest.mark.usefixtures("no_report")
