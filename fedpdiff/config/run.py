@@ -89,6 +89,7 @@ class RunConfig(Settings):
         pattern=r"^(tiny|small|ddpm|.+\.json)$",
     )
     personal_levels: Literal["all", "below-t0"] = setting("all", "all or below-t0")
+    personal_objective: Literal["velocity", "noise"] = setting("velocity", "velocity or noise")
     class_balance: float = setting(1.0, "a number from 0 (uniform) to 1 (balanced)", ge=0, le=1)
     label_dropout: float = setting(0.2, "a number from 0 to below 1", ge=0, lt=1)
     clip_flag: bool = setting(False, "true or false")

@@ -29,7 +29,7 @@ from fedpdiff.errors import ConfigError
 from fedpdiff.schedule import NoiseSchedule
 
 ChainKind = Literal["personal", "continued", "nested"]
-Objective = Literal["noise", "ambient"]
+Objective = Literal["noise", "velocity", "ambient"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Chain:
     Attributes
     ----------
     kind, objective
-        See the module's table; ``"ambient"`` is for the two global chains only.
+        See the module's table; ``"ambient"`` is for the two global chains only, ``"velocity"`` for the
+        personal one.
     start
         abar_s, the share of signal (variance) in the images it is trained on.
     alpha_bar
@@ -77,6 +78,10 @@ class Chain:
 
         ``noise``: the mean of (e - output)^2 (Ho et al. 2020, eq. 14).
 
+        ``velocity``: the mean of (v - output)^2 with v = sqrt(r_t) e - sqrt(1 - r_t) y (Salimans and Ho 2022,
+        section 4). Where nearly all is noise, predicting the noise says little about the image; v is the
+        image there, so a short training already decides what is drawn.
+
         ``ambient``: output is h, meant to become E[u | x_t]. Given u and x_t, y is Gaussian with mean
         k1 x_t + k2 u and variance v (the forward process's posterior, Ho et al. 2020, eq. 6-7, with s < t in
         the place of t - 1), so the mean of (y - k1 x_t - k2 h)^2 / v is least at h = E[u | x_t] although no
@@ -84,6 +89,9 @@ class Chain:
         """
         if self.objective == "noise":
             return (output - noise).square().mean()
+        if self.objective == "velocity":
+            ratio = _per_image(self.ratio[t.cpu()], start)
+            return (output - (ratio.sqrt() * noise - (1 - ratio).sqrt() * start)).square().mean()
         k1, k2, variance = (_per_image(c, start) for c in self.posterior(t))
         return ((start - k1 * x_t - k2 * output).square() / variance).mean()
 
@@ -102,11 +110,13 @@ class Chain:
         """Return the network's estimate of E[u | x_t], the clean image.
 
         From predicted noise it follows by Tweedie's formula: the score of x_t is -E[e | x_t] / sqrt(1 - r_t),
-        and E[u | x_t] = (x_t + (1 - abar_t) score) / sqrt(abar_t).
+        and E[u | x_t] = (x_t + (1 - abar_t) score) / sqrt(abar_t). A predicted velocity is put in its place.
         """
         if self.objective == "ambient":
             return output
         abar, ratio = (_per_image(c[t.cpu()], x_t) for c in (self.alpha_bar, self.ratio))
+        if self.objective == "velocity":
+            return abar.sqrt() * x_t - (1 - abar) / ((1 - ratio) * self.start).sqrt() * output
         return (x_t - (1 - abar) / (1 - ratio).sqrt() * output) / abar.sqrt()
 
     def noise_from_output(self, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -114,6 +124,8 @@ class Chain:
         if self.objective == "noise":
             return output
         ratio = _per_image(self.ratio[t.cpu()], x_t)
+        if self.objective == "velocity":
+            return ratio.sqrt() * output + (1 - ratio).sqrt() * x_t
         rest = _per_image(1 - self.ratio[t.cpu()], x_t)  # subtracted in double precision: r is close to 1
         return (x_t - ratio.sqrt() * self.start_from_output(output, x_t, t)) / rest.sqrt()
 
@@ -123,13 +135,17 @@ class Chain:
             k1, k2, _ = (_per_image(c, x_t) for c in self.posterior(t))
             return k1 * x_t + k2 * output
         ratio = _per_image(self.ratio[t.cpu()], x_t)
+        if self.objective == "velocity":
+            return ratio.sqrt() * x_t - (1 - ratio).sqrt() * output
         return (x_t - (1 - ratio).sqrt() * output) / ratio.sqrt()
 
 
-def personal_chain(schedule: NoiseSchedule, last: int | None = None) -> Chain:
+def personal_chain(
+    schedule: NoiseSchedule, last: int | None = None, objective: Objective = "velocity"
+) -> Chain:
     """Return the chain of a denoiser trained on clean images, on levels 1 .. ``last`` (default T)."""
     alpha_bar = torch.from_numpy(schedule.alpha_bar)
-    return Chain("personal", "noise", 1.0, alpha_bar, 1, schedule.steps if last is None else last)
+    return Chain("personal", objective, 1.0, alpha_bar, 1, schedule.steps if last is None else last)
 
 
 def global_chain(

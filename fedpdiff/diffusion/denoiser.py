@@ -69,6 +69,8 @@ class DenoiserConfig(BaseModel):
                 f"t0 = {self.t0}, hand_off = {self.hand_off} and last = {self.last} must be at most "
                 f"diffusion_steps = {self.diffusion_steps}, and hand_off at least t0"
             )
+        if self.kind == "personal" and self.objective == "ambient":
+            raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
         return self
 
     @property
@@ -80,7 +82,7 @@ class DenoiserConfig(BaseModel):
         """Return the diffusion process of this denoiser."""
         schedule = NoiseSchedule(self.schedule, self.diffusion_steps)
         if self.kind == "personal":
-            return personal_chain(schedule, self.last)
+            return personal_chain(schedule, self.last, self.objective)
         return global_chain(schedule, self.t0, self.kind, self.objective)
 
 

@@ -198,7 +198,7 @@ class Trainer:
         return DenoiserConfig.model_validate(
             {
                 "kind": kind,
-                "objective": "noise" if personal else self.config.objective,
+                "objective": self.config.personal_objective if personal else self.config.objective,
                 "schedule": self.mechanism.schedule,
                 "diffusion_steps": self.mechanism.diffusion_steps,
                 "t0": self.mechanism.t0,

@@ -40,7 +40,7 @@ from fedpdiff.rng import numpy_generator, torch_generator
 
 T0 = 300
 SHAPE = (1, 4, 4)
-KINDS = [("personal", "noise"), ("continued", "ambient"), ("continued", "noise"), ("nested", "ambient")]
+KINDS = [("personal", "velocity"), ("personal", "noise"), ("continued", "ambient"), ("continued", "noise"), ("nested", "ambient")]
 
 
 def make_denoiser(kind: str, objective: str, last: int = 1000, seed: int = 1) -> Denoiser:
@@ -90,6 +90,8 @@ def by_hand(denoiser: Denoiser) -> tuple[Any, np.ndarray]:
         h, r = output[0].double().numpy(), ratio[t]
         if denoiser.config.objective == "noise":
             return h
+        if denoiser.config.objective == "velocity":  # h = sqrt(r) e - sqrt(1 - r) y
+            return math.sqrt(r) * h + math.sqrt(1 - r) * x_t
         # y = sqrt(share) u + sqrt(1 - share) z and x_t = sqrt(r) y + sqrt(1 - r) e, with E[u | x_t] = h:
         # e and z are both in x_t - sqrt(r share) h, and e has its share of that variance.
         variance = r * (1 - share) + (1 - r)

@@ -73,7 +73,12 @@ class ExactNetwork(torch.nn.Module):
     def optimum(self, images: GaussianImages, x: torch.Tensor, t: int) -> torch.Tensor:
         if self.chain.objective == "ambient":
             return images.expected(x, float(self.chain.alpha_bar[t]))
-        return images.noisy(self.chain.start).expected_noise(x, float(self.chain.ratio[t]))
+        ratio = float(self.chain.ratio[t])
+        upload = images.noisy(self.chain.start)
+        if self.chain.objective == "velocity":
+            noise, start = upload.expected_noise(x, ratio), upload.expected(x, ratio)
+            return ratio**0.5 * noise - (1 - ratio) ** 0.5 * start
+        return upload.expected_noise(x, ratio)
 
     def forward(self, x: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> SimpleNamespace:
         self.asked.append((int(timestep), class_labels.tolist()))

@@ -18,12 +18,15 @@ SCHEDULE = NoiseSchedule("linear", 1000)
 T0 = 300
 CHAINS = {
     "personal": personal_chain(SCHEDULE),
+    "personal, noise": personal_chain(SCHEDULE, objective="noise"),
     "continued, ambient": global_chain(SCHEDULE, T0, "continued", "ambient"),
     "continued, noise": global_chain(SCHEDULE, T0, "continued", "noise"),
+    "continued, velocity": global_chain(SCHEDULE, T0, "continued", "velocity"),
     "nested, ambient": global_chain(SCHEDULE, T0, "nested", "ambient"),
     "nested, noise": global_chain(SCHEDULE, T0, "nested", "noise"),
+    "nested, velocity": global_chain(SCHEDULE, T0, "nested", "velocity"),
 }
-GLOBAL = [name for name in CHAINS if name != "personal"]
+GLOBAL = [name for name in CHAINS if not name.startswith("personal")]
 
 
 def levels(t: int, count: int = 1) -> torch.Tensor:
@@ -114,7 +117,11 @@ def test_posterior_at_both_ends() -> None:
 def optimum(chain: Chain, gaussian: Any, x: torch.Tensor, t: int) -> torch.Tensor:
     if chain.objective == "ambient":
         return gaussian.expected(x, float(chain.alpha_bar[t]))
-    return gaussian.noisy(chain.start).expected_noise(x, float(chain.ratio[t]))
+    ratio = float(chain.ratio[t])
+    upload = gaussian.noisy(chain.start)
+    if chain.objective == "velocity":
+        return math.sqrt(ratio) * upload.expected_noise(x, ratio) - math.sqrt(1 - ratio) * upload.expected(x, ratio)
+    return upload.expected_noise(x, ratio)
 
 
 @pytest.mark.parametrize("name", CHAINS)
