@@ -74,7 +74,18 @@ class Chain:
         t: torch.Tensor,
         noise: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the training loss of the network's ``output`` at levels ``t``, a scalar.
+        """Return the training loss of the network's ``output`` at levels ``t``: the mean over images."""
+        return self.losses(output, start, x_t, t, noise).mean()
+
+    def losses(
+        self,
+        output: torch.Tensor,
+        start: torch.Tensor,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        noise: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the training loss of each image, shape (N,).
 
         ``noise``: the mean of (e - output)^2 (Ho et al. 2020, eq. 14).
 
@@ -88,12 +99,14 @@ class Chain:
         clean image is ever seen.
         """
         if self.objective == "noise":
-            return (output - noise).square().mean()
-        if self.objective == "velocity":
+            errors = output - noise
+        elif self.objective == "velocity":
             ratio = _per_image(self.ratio[t.cpu()], start)
-            return (output - (ratio.sqrt() * noise - (1 - ratio).sqrt() * start)).square().mean()
-        k1, k2, variance = (_per_image(c, start) for c in self.posterior(t))
-        return ((start - k1 * x_t - k2 * output).square() / variance).mean()
+            errors = output - (ratio.sqrt() * noise - (1 - ratio).sqrt() * start)
+        else:
+            k1, k2, variance = (_per_image(c, start) for c in self.posterior(t))
+            errors = (start - k1 * x_t - k2 * output) / variance.sqrt()
+        return errors.square().flatten(1).mean(1)
 
     def posterior(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return k1, k2 and v of y | x_t, u ~ N(k1 x_t + k2 u, v I), each float64 of shape (N,).

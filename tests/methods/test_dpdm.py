@@ -85,7 +85,8 @@ def test_sums_are_of_gradients_clipped_image_by_image(
         own = slice(image * copies, (image + 1) * copies)
         x_t = local.chain.diffuse(start[own], t[own], noise[own])
         labels = images.labels[row].repeat(copies)
-        loss = (network(x_t, t[own] - 1, class_labels=labels).sample - noise[own]).square().mean()
+        output = network(x_t, t[own] - 1, class_labels=labels).sample
+        loss = local.chain.loss(output, start[own], x_t, t[own], noise[own])
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         factor = min(1.0, clip / float(norm))
