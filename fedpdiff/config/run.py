@@ -114,7 +114,7 @@ class RunConfig(Settings):
 
     # Methods that send weights (not pfdm)
     rounds: int = setting(10, _COUNT, ge=1)
-    proximal_mu: float = setting(0.01, "a number of at least 0", ge=0, allow_inf_nan=False)
+    proximal_mu: float = setting(1e-4, "a number of at least 0", ge=0, allow_inf_nan=False)
     pretraining_share: float = setting(0.5, "a number from 0 to below 1", ge=0, lt=1)
     auxiliary_images: int = setting(500, _COUNT, ge=1)
     server_steps: int = setting(20, "a whole number of at least 0", ge=0)
