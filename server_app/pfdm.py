@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, to_arrays
 from fedpdiff.federation.protocol import Instruction
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.federation.spool import Spool
@@ -112,7 +112,7 @@ class PFDM(Federation[UploadingSite], Strategy):
                 own_work = pool.submit(beside) if beside else None
                 self.collect_reports(exchange, requests, beside=training)
                 half = training.result()
-            arrays = array_record(network_arrays(half.network))
+            arrays = array_record(to_arrays(half))
             with self.phase("sampling"):
                 asked = self.configure_evaluate(1, arrays, ConfigRecord(), grid)
                 self.collect_reports(exchange, exchange.ask_all(asked, seconds), True, own_work)

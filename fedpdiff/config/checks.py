@@ -128,6 +128,16 @@ def _privacy(config: RunConfig) -> list[str]:
 
 def _levels(config: RunConfig) -> list[str]:
     top = config.diffusion_steps
+    if config.global_base == "gaussian" and config.objective != "ambient":
+        return [
+            f'global-base = "gaussian": needs objective = "ambient", not "{config.objective}"; set '
+            'global-base = "none"'
+        ]
+    if config.hand_off_margin < 0 and config.global_base == "none":
+        return [
+            f"hand-off-margin = {config.hand_off_margin}: must be at least 0 with global-base = "
+            '"none": the network has learnt nothing below t0'
+        ]
     if config.chain == "nested" and config.hand_off_margin:
         return [
             f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", which ends at t0'

@@ -96,7 +96,8 @@ class RunConfig(Settings):
     clip_flag_switch: float = setting(1.0, "a number from 0 to 1", ge=0, le=1)
     chain: Literal["continued", "nested"] = setting("continued", "continued or nested")
     objective: Literal["ambient", "noise"] = setting("ambient", "ambient or noise")
-    hand_off_margin: int = setting(60, "a whole number of at least 0", ge=0)
+    global_base: Literal["gaussian", "none"] = setting("gaussian", "gaussian or none")
+    hand_off_margin: int = setting(60, "a whole number")
 
     # Training and sampling
     personal_steps: int = setting(800, _COUNT, ge=1)

@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors.torch import load_file, save_file
 
 from fedpdiff.diffusion.chain import Chain, ChainKind, Objective, global_chain, personal_chain
+from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.errors import DataError
 from fedpdiff.schedule import NoiseSchedule
 
 _CONFIG_FILE = "denoiser.json"
 _CENTRE_FILE = "centre.safetensors"
+_BASE_FILE = "base.safetensors"
 _NETWORK_FOLDER = "network"
 _WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -30,7 +32,7 @@ class DenoiserConfig(BaseModel):
     t0
         Level of the uploads.
     hand_off
-        Level at which the personal half takes over, at least t0: just above t0 the global half is weakest.
+        Level at which the personal half takes over; below t0 only with a base.
     last
         Highest level the personal half was trained on (T or t0); for the global half always T.
     clip
@@ -38,6 +40,9 @@ class DenoiserConfig(BaseModel):
     clip_flag, clip_flag_switch
         Whether the network takes a clipped/unclipped flag, and below which share of t0 sampling says
         "unclipped" (PFDM's clip-mixing).
+    base
+        ``"gaussian"``: the network learns what it adds to a :class:`LinearGaussian`, which stands alone at
+        levels that the network was not trained on.
     release_noise
         Noise of the uploads; ``seeded`` is for simulations and NOT PRIVATE.
     hidden_label
@@ -60,15 +65,20 @@ class DenoiserConfig(BaseModel):
     clip_flag: bool = False
     clip_flag_switch: float = Field(default=1.0, ge=0, le=1)
     hidden_label: bool = False
+    base: Literal["none", "gaussian"] = "none"
     release_noise: Literal["secure", "seeded"] = "secure"
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
-        if max(self.t0, self.last, self.hand_off) > self.diffusion_steps or self.hand_off < self.t0:
+        if max(self.t0, self.last, self.hand_off) > self.diffusion_steps:
             raise ValueError(
                 f"t0 = {self.t0}, hand_off = {self.hand_off} and last = {self.last} must be at most "
-                f"diffusion_steps = {self.diffusion_steps}, and hand_off at least t0"
+                f"diffusion_steps = {self.diffusion_steps}"
             )
+        if self.kind != "personal" and self.base == "none" and self.hand_off < self.t0:
+            raise ValueError(f"hand_off = {self.hand_off} must be at least t0 = {self.t0} without a base")
+        if self.base == "gaussian" and (self.kind == "personal" or self.objective != "ambient"):
+            raise ValueError("base = 'gaussian' is for a global half with objective = 'ambient'")
         if self.kind == "personal" and self.objective == "ambient":
             raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
         return self
@@ -77,6 +87,13 @@ class DenoiserConfig(BaseModel):
     def conditions(self) -> int:
         """Number of values of the network's conditioning label."""
         return len(self.class_names) * (2 if self.clip_flag else 1) + int(self.hidden_label)
+
+    def empty_base(self) -> LinearGaussian | None:
+        """Return the base with moments yet to be estimated or loaded; None where there is none."""
+        if self.base == "none":
+            return None
+        channels, height, width = self.image_shape
+        return LinearGaussian(len(self.class_names), (channels, height, width))
 
     def chain(self) -> Chain:
         """Return the diffusion process of this denoiser."""
@@ -101,11 +118,20 @@ class Denoiser(torch.nn.Module):
         The denoiser's description.
     centre
         float32, shape (C, H, W); the public centre. Zeros for a personal half.
+    base
+        What the network's output is added to, where ``config.base`` says so.
     """
 
-    def __init__(self, network: UNet2DModel, config: DenoiserConfig, centre: torch.Tensor) -> None:
+    def __init__(
+        self,
+        network: UNet2DModel,
+        config: DenoiserConfig,
+        centre: torch.Tensor,
+        base: LinearGaussian | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.base = base
         self.config = config
         self.chain = config.chain()
         self.centre = centre
@@ -142,6 +168,14 @@ class Denoiser(torch.nn.Module):
         return self.chain.noise_from_output(self._output(x_t, t, labels), x_t, levels)
 
     def _output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        if self.base is None:
+            return self._network_output(x_t, t, labels)
+        estimate = self.base(x_t, self.chain.alpha_bar[t].expand(len(x_t)), labels)
+        if t < self.chain.first:
+            return estimate
+        return estimate + self._network_output(x_t, t, labels)
+
+    def _network_output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
         clipped = self.config.clip_flag_switch * self.config.t0 < t <= self.config.t0
         if self.config.clip_flag and not clipped:
@@ -150,11 +184,14 @@ class Denoiser(torch.nn.Module):
         return self.network(x_t, torch.tensor(t - 1, device=x_t.device), class_labels=labels).sample
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write network (safetensors), description (JSON) and centre to ``folder``."""
+        """Write network (safetensors), description (JSON), centre and base, if any, to ``folder``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save_pretrained(folder / _NETWORK_FOLDER)
         save_file({"centre": self.centre.cpu().contiguous()}, folder / _CENTRE_FILE)
+        if self.base is not None:
+            moments = {name: tensor.cpu().contiguous() for name, tensor in self.base.state_dict().items()}
+            save_file(moments, folder / _BASE_FILE)
         (folder / _CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -171,7 +208,12 @@ class Denoiser(torch.nn.Module):
             config = DenoiserConfig.model_validate(json.loads((folder / _CONFIG_FILE).read_text("utf-8")))
             centre = load_file(folder / _CENTRE_FILE)["centre"]
             network = _read_network(folder / _NETWORK_FOLDER)
-            denoiser = cls(network.to(device).eval(), config, centre)
+            base = config.empty_base()
+            if base is not None:
+                moments = load_file(folder / _BASE_FILE)
+                load_arrays(base, {name: tensor.numpy() for name, tensor in moments.items()})
+                base.to(device)
+            denoiser = cls(network.to(device).eval(), config, centre, base)
         except DataError as error:
             raise DataError(f"{folder}: {error}") from None
         except ValidationError as error:
@@ -234,20 +276,20 @@ def _read_network(folder: Path) -> UNet2DModel:
     return network
 
 
-def network_arrays(network: UNet2DModel) -> dict[str, np.ndarray]:
-    """Return the weights as float32 arrays by name, for a message."""
-    return {name: tensor.detach().float().cpu().numpy() for name, tensor in network.state_dict().items()}
+def to_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Return the weights of a network, or of a whole denoiser, as float32 arrays by name, for a message."""
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in module.state_dict().items()}
 
 
-def load_network_arrays(network: UNet2DModel, arrays: dict[str, np.ndarray]) -> None:
+def load_arrays(module: torch.nn.Module, arrays: dict[str, np.ndarray]) -> None:
     """Load weights by name.
 
     Raises
     ------
     DataError
-        When names, shapes or values (not finite) do not fit the network.
+        When names, shapes or values (not finite) do not fit the module.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(array.shape) for name, array in arrays.items()}
     if expected != given:
         wrong = sorted(set(expected.items()) ^ set(given.items()))
@@ -256,4 +298,4 @@ def load_network_arrays(network: UNet2DModel, arrays: dict[str, np.ndarray]) -> 
         )
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DataError("the received weights hold values that are not finite")
-    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})

@@ -107,3 +107,9 @@ def build_network(name: str, image_shape: tuple[int, int, int], conditions: int,
             return UNet2DModel(**settings)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"network = {name!r}: diffusers cannot build it: {error}") from error
+
+
+def start_from_nothing(network: UNet2DModel) -> None:
+    """Set the last layer to zero: what the network is added to is then where its training starts."""
+    torch.nn.init.zeros_(network.conv_out.weight)
+    torch.nn.init.zeros_(network.conv_out.bias)

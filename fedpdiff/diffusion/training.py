@@ -15,6 +15,7 @@ from diffusers.training_utils import EMAModel
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.checkpoint import load_checkpoint, save_checkpoint
+from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.errors import RunError
 
 REPORTS = 50
@@ -77,6 +78,7 @@ def train_denoiser(
     span: range | None = None,
     penalty: Penalty | None = None,
     make_optimizer: MakeOptimizer = adamw,
+    base: LinearGaussian | None = None,
 ) -> UNet2DModel:
     """Train ``network`` in place and return it with its averaged (EMA) weights, in evaluation mode.
 
@@ -99,6 +101,8 @@ def train_denoiser(
         Maps the network to a scalar that is added to every step's loss.
     make_optimizer
         Makes the optimiser of (parameters, learning rate). Parameters that need no gradient stay as they are.
+    base
+        What the network's output is added to; it is not trained.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def train_denoiser(
     )
     rate = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
     done, seed = span[0] - 1, generator.initial_seed()
-    identity = _identity(chain, batches, settings, generator)
+    identity = _identity(chain, batches, settings, generator, base)
     if checkpoint is not None and checkpoint.exists():
         done = max(done, load_checkpoint(checkpoint, identity, network, optimizer, average, generator))
     if done:
@@ -128,7 +132,7 @@ def train_denoiser(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step in range(done + 1, span[-1] + 1):
             torch.manual_seed(seed + step)  # dropout draws from torch's own stream: the same after a resume
-            loss = _loss(network, chain, batches, settings, generator)
+            loss = _loss(network, chain, batches, settings, generator, base)
             if penalty is not None:
                 loss = loss + penalty(network)
             optimizer.zero_grad(set_to_none=True)
@@ -153,6 +157,7 @@ def _loss(
     batches: Batches,
     settings: TrainingSettings,
     generator: torch.Generator,
+    base: LinearGaussian | None,
 ) -> torch.Tensor:
     """Draw a batch, levels and noise, and return the loss."""
     device = network.device
@@ -163,17 +168,26 @@ def _loss(
     x_t = chain.diffuse(start, t, noise)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
         output = network(x_t, (t - 1).to(device), class_labels=condition).sample
-    return chain.loss(output.float(), start, x_t, t, noise)
+    output = output.float()
+    if base is not None:
+        output = output + base(x_t, chain.alpha_bar[t], condition)
+    return chain.loss(output, start, x_t, t, noise)
 
 
-def _identity(chain: Chain, batches: Batches, settings: TrainingSettings, generator: torch.Generator) -> str:
+def _identity(
+    chain: Chain,
+    batches: Batches,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    base: LinearGaussian | None,
+) -> str:
     """Return a hash of all that decides the weights; a batch drawn apart stands for the images."""
     digest = hashlib.sha256(
         repr((settings, chain.kind, chain.objective, chain.start, chain.first, chain.last)).encode()
     )
     digest.update(f"seed {generator.initial_seed()}".encode())
     images, labels = batches.draw(settings.batch_size, torch.Generator().manual_seed(0))
-    for tensor in (chain.alpha_bar, images, labels):
+    for tensor in (chain.alpha_bar, images, labels, *(base.buffers() if base is not None else ())):
         digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
 

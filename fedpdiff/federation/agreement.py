@@ -121,9 +121,14 @@ def hand_off_level(config: RunConfig, t0: int) -> int:
     Raises
     ------
     ConfigError
-        When it is not below T: nothing would be left to the global half.
+        When it is not below T, where nothing would be left to the global half, or below 1.
     """
     level = t0 + config.hand_off_margin
+    if level < 1:
+        raise ConfigError(
+            f"hand-off-margin = {config.hand_off_margin}: with t0 = {t0} it must be at least {1 - t0}, so "
+            "that the personal half has levels below it"
+        )
     if config.chain == "continued" and level >= config.diffusion_steps:
         raise ConfigError(
             f"hand-off-margin = {config.hand_off_margin}: with t0 = {t0} it must be below "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request
@@ -152,7 +152,7 @@ class ClientTasks(Member):
         with self.folder.alone():
             started = time.monotonic()
             global_half = self._trainer().empty_global_half()
-            load_network_arrays(global_half.network, with_prefix(arrays, "global/"))
+            load_arrays(global_half, with_prefix(arrays, "global/"))
 
             def draw(progress: Progress) -> Samples:
                 return self._draw(global_half, progress)
@@ -164,7 +164,7 @@ class ClientTasks(Member):
         tensors = self.judged_with(arrays)
         for folder in (self.folder.personal, self.folder.local):
             if folder.exists():
-                half = network_arrays(Denoiser.from_pretrained(folder).network)
+                half = to_arrays(Denoiser.from_pretrained(folder).network)
                 tensors |= {f"{folder.name}/{name}": array for name, array in half.items()}
         return ingredients_digest(self.config, self.folder.agreement, tensors)
 

@@ -159,11 +159,11 @@ def read_inbox(inbox: Path) -> Arrays:
     DataError
         When the global half has not arrived, or a file is damaged; nothing in them is ever executed.
     """
-    from fedpdiff.diffusion.denoiser import Denoiser, network_arrays  # heavy; not for every shard sent
+    from fedpdiff.diffusion.denoiser import Denoiser, to_arrays  # heavy; not for every shard sent
 
     if not (inbox / "global").is_dir():
         raise DataError(f"{inbox} holds no global half yet: the server sends it after its training")
-    half = network_arrays(Denoiser.from_pretrained(inbox / "global").network)
+    half = to_arrays(Denoiser.from_pretrained(inbox / "global"))
     arrays = {f"global/{name}": array for name, array in half.items()}
     if (inbox / "features.npz").exists():
         features = _read_features(inbox / "features.npz")

@@ -18,7 +18,8 @@ from fedpdiff.diffusion.batches import (
     Uploads,
 )
 from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
-from fedpdiff.diffusion.networks import build_network
+from fedpdiff.diffusion.linear_gaussian import LinearGaussian
+from fedpdiff.diffusion.networks import build_network, start_from_nothing
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
 from fedpdiff.errors import ConfigError
 from fedpdiff.federation.agreement import hand_off_level
@@ -163,13 +164,19 @@ class Trainer:
     ) -> Denoiser:
         """Train the global denoiser on pooled uploads at level t0, which may lie on the disk."""
         config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
+        base = config.empty_base()
+        if base is not None:
+            generator = torch_generator(self.config.seed, "server", "global", "base")
+            base.fit(uploads, labels, config.chain().start, generator)
+            base.to(self.device)
         batches = Uploads(uploads, labels)
-        return self._train(config, batches, self.centre, ("server", "global"), progress, checkpoint)
+        return self._train(config, batches, self.centre, ("server", "global"), progress, checkpoint, base)
 
     def empty_global_half(self) -> Denoiser:
         """Return the global denoiser with untrained weights, to load received ones into."""
         config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
-        return Denoiser(self._network(config, 0).eval(), config, self.centre)
+        base = config.empty_base()
+        return Denoiser(self._network(config, 0).eval(), config, self.centre, base and base.to(self.device))
 
     def _train(
         self,
@@ -179,14 +186,17 @@ class Trainer:
         purpose: tuple[str | int, ...],
         progress: Progress | None,
         checkpoint: Path | None,
+        base: LinearGaussian | None = None,
     ) -> Denoiser:
         seed = self.config.seed
         network = self._network(config, torch_generator(seed, *purpose, "weights").initial_seed())
         steps = self.config.personal_steps if config.kind == "personal" else self.config.global_steps
         settings = training_settings(self.config, steps, self.device)
         generator = torch_generator(seed, *purpose, "training")
-        train_denoiser(network, config.chain(), batches, settings, generator, progress, checkpoint)
-        return Denoiser(network, config, centre)
+        if base is not None:
+            start_from_nothing(network)
+        train_denoiser(network, config.chain(), batches, settings, generator, progress, checkpoint, base=base)
+        return Denoiser(network, config, centre, base)
 
     def _network(self, config: DenoiserConfig, seed: int) -> torch.nn.Module:
         channels, height, width = config.image_shape
@@ -211,6 +221,7 @@ class Trainer:
                 "clip_flag_switch": self.config.clip_flag_switch,
                 "release_noise": self.mechanism.noise,
                 "hidden_label": personal and self.config.label_dropout > 0,
+                "base": "none" if personal else self.config.global_base,
             }
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedpdiff.diffusion.batches import Batches
-from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
 from fedpdiff.diffusion.training import train_denoiser
 from fedpdiff.federation.networks import training_settings
 from fedpdiff.federation.round_state import Edge, ServerState
@@ -161,7 +161,7 @@ class RoundServer:
 
     def save(self) -> None:
         """Write the network that sampling uses to the run folder, where there is one for everybody."""
-        load_network_arrays(self._denoiser.network, self.state.edges[0].weights | self.averaged)
+        load_arrays(self._denoiser.network, self.state.edges[0].weights | self.averaged)
         self._denoiser.network.eval()
         self._denoiser.save_pretrained(self.tasks.folder.global_half)
 
@@ -172,7 +172,7 @@ class RoundServer:
         return self.tasks.trainer.untrained(FIRST_WEIGHTS)
 
     def _draw(self, number: int, model: Arrays, wanted: list[int]) -> LabelledImages:
-        load_network_arrays(self._denoiser.network, model)
+        load_arrays(self._denoiser.network, model)
         self._denoiser.network.eval()
         labels = torch.repeat_interleave(torch.arange(len(wanted)), torch.tensor(wanted))
         sampler = Sampler(self.tasks.config, len(wanted), ("server", "auxiliary", number))
@@ -180,7 +180,7 @@ class RoundServer:
 
     def _correct(self, number: int, edge: Edge, images: LabelledImages) -> None:
         network, steps = self._denoiser.network, self.method.correction_steps
-        load_network_arrays(network, edge.weights)
+        load_arrays(network, edge.weights)
         config = self.tasks.config
         settings = training_settings(config, steps * self.method.rounds, self.tasks.trainer.device)
         settings = dataclasses.replace(settings, ema_decay=0.0, checkpoint_every=0)
@@ -205,7 +205,7 @@ class RoundServer:
     def _loss(self, weights: Arrays, images: LabelledImages) -> float:
         """Return the loss of weights on the auxiliary images, with the same noise each time."""
         network, chain = self._denoiser.network, self._denoiser.chain
-        load_network_arrays(network, weights)
+        load_arrays(network, weights)
         network.eval()
         generator = torch_generator(self.tasks.config.seed, "server", "auxiliary loss")
         start, labels = self._batches(images).draw(_JUDGED, generator)
@@ -220,4 +220,4 @@ class RoundServer:
 
 def _weights(denoiser: Denoiser) -> Arrays:
     """Return a copy: the one network at hand also holds, in turn, the clients' models."""
-    return {name: array.copy() for name, array in network_arrays(denoiser.network).items()}
+    return {name: array.copy() for name, array in to_arrays(denoiser.network).items()}

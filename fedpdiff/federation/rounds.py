@@ -11,7 +11,7 @@ import hashlib
 import time
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError, PrivacyError
 from fedpdiff.federation.member import Member, Samples
@@ -96,11 +96,11 @@ class RoundTasks(Member):
         with self.folder.alone():
             started = time.monotonic()
             denoiser, _ = self._denoiser()
-            weights = network_arrays(denoiser.network)
+            weights = to_arrays(denoiser.network)
             received = self.method.decode(with_prefix(arrays, "weights/"))
             check_weights(received, chosen(weights, self.method.exchanged))
             own = RoundState.load(self._path).average.weights
-            load_network_arrays(denoiser.network, weights | own | received)
+            load_arrays(denoiser.network, weights | own | received)
             denoiser.network.eval()
 
             def draw(progress: Progress) -> Samples:
@@ -144,18 +144,18 @@ class RoundTasks(Member):
         """Train and put the outcome into ``state``."""
         number, method = instruction.round, self.method
         denoiser, trainer = self._denoiser()
-        weights = network_arrays(denoiser.network)
+        weights = to_arrays(denoiser.network)
         received = method.decode(arrays)
         check_weights(received, chosen(weights, sent_to_clients(method.exchanged, number)))
         if number > 1 and method.exchanged != PARTS:
             if state.round != number - 1:
                 raise MessageError(f"round {number} was asked for, but this client's last was {state.round}")
             weights |= state.own
-        load_network_arrays(denoiser.network, weights | received)
+        load_arrays(denoiser.network, weights | received)
         name = "rounds" if number else "own model"
         with self.events.phase(name, len(self._span(number))) as progress:
             method.fit(self._local_round(denoiser, trainer, instruction, progress))
-        trained = network_arrays(denoiser.network)
+        trained = to_arrays(denoiser.network)
         sent = method.exchanged & frozenset(instruction.parts) if number else PARTS
         state.reply = method.encode(chosen(trained, sent))
         state.own = chosen(trained, PARTS - method.exchanged)

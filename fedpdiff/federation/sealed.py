@@ -80,7 +80,7 @@ class SealedTasks:
             When weights do not fit the settings, or nothing was agreed on.
         """
         # Imported here alone: every message starts a new process, and a shard needs no networks.
-        from fedpdiff.diffusion.denoiser import load_network_arrays
+        from fedpdiff.diffusion.denoiser import load_arrays
         from fedpdiff.federation.networks import Trainer
 
         started = time.monotonic()
@@ -88,7 +88,7 @@ class SealedTasks:
         _, request = read_outbox(self.outbox, self.inbox, verify=False)
         trainer = Trainer(self.config, agreement.mechanism, agreement.centre, request.class_names)
         half = trainer.empty_global_half()
-        load_network_arrays(half.network, with_prefix(arrays, "global/"))
+        load_arrays(half, with_prefix(arrays, "global/"))
         fill_inbox(self.inbox, half, with_prefix(arrays, "features/"))
         return PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0), {}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedpdiff.diffusion.denoiser import Denoiser, load_network_arrays, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.errors import DataError
 
@@ -82,15 +82,15 @@ def test_broken_folders_are_named(breakage: str, denoiser: Denoiser, tmp_path: P
 
 
 def test_weights_travel_as_arrays(denoiser: Denoiser, micro: str) -> None:
-    arrays = network_arrays(denoiser.network)
+    arrays = to_arrays(denoiser.network)
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
     other = build_network(micro, (1, 4, 4), 2, seed=2)
-    load_network_arrays(other, arrays)
-    assert all(np.array_equal(array, network_arrays(other)[name]) for name, array in arrays.items())
+    load_arrays(other, arrays)
+    assert all(np.array_equal(array, to_arrays(other)[name]) for name, array in arrays.items())
 
 
 def test_arrays_that_do_not_fit_are_refused_and_nothing_is_loaded(denoiser: Denoiser) -> None:
-    arrays = network_arrays(denoiser.network)
+    arrays = to_arrays(denoiser.network)
     before = {name: array.copy() for name, array in arrays.items()}
     name = next(iter(arrays))
     poisoned = arrays[name].copy()
@@ -107,8 +107,8 @@ def test_arrays_that_do_not_fit_are_refused_and_nothing_is_loaded(denoiser: Deno
         ({**arrays, name: infinite}, "not finite"),
     ]:
         with pytest.raises(DataError, match=message):
-            load_network_arrays(denoiser.network, wrong)
-    assert all(np.array_equal(array, before[key]) for key, array in network_arrays(denoiser.network).items())
+            load_arrays(denoiser.network, wrong)
+    assert all(np.array_equal(array, before[key]) for key, array in to_arrays(denoiser.network).items())
 
 
 def test_estimates_are_in_pixels(gaussian: Any, exact_network: Any, describe: Any) -> None:

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from fedpdiff.attacks import membership_suite
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.diffusion.denoiser import network_arrays
+from fedpdiff.diffusion.denoiser import to_arrays
 from fedpdiff.evidence import controls, epsilon, rebuild, scene, uploads
 from fedpdiff.federation.client import ClientTasks
 from fedpdiff.federation.protocol import ReleaseInstruction
@@ -67,7 +67,7 @@ def federate(folder: Path, **changes: Any) -> RunConfig:
         spools.append(spool)
         client.personalize()
     half = server.train_global(spools)
-    arrays = {f"global/{name}": array for name, array in network_arrays(half.network).items()}
+    arrays = {f"global/{name}": array for name, array in to_arrays(half.network).items()}
     for client in clients:
         client.sample(arrays)
     write_results(run, config, server)

@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DModel
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.denoiser import network_arrays
+from fedpdiff.diffusion.denoiser import to_arrays
 from fedpdiff.errors import PrivacyError
 from fedpdiff.methods import dpdm_fedavg
 from fedpdiff.methods.base import LocalRound, PrivateTraining
@@ -141,7 +141,7 @@ def test_secure_noise_never_repeats_and_seeded_noise_does(
     def once(noise: Any) -> dict[str, np.ndarray]:
         network = make_network()
         method().fit(private_round(network, noise, limits=(100.0, 1e-5)))
-        return {name: array.copy() for name, array in network_arrays(network).items()}
+        return {name: array.copy() for name, array in to_arrays(network).items()}
 
     secure = [once(SecureNoise()) for _ in range(2)]
     seeded = [once(SeededNoise(3, "a")) for _ in range(2)]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.denoiser import load_network_arrays, network_arrays
+from fedpdiff.diffusion.denoiser import load_arrays, to_arrays
 from fedpdiff.diffusion.networks import PRESETS, build_network
 from fedpdiff.diffusion.training import train_denoiser
 from fedpdiff.errors import ConfigError, DataError
@@ -50,10 +50,10 @@ def trained(
     for number in range(1, method.rounds + 1):
         method.fit(local_round(network, method.span(number), generator))
         if through_arrays:
-            weights = network_arrays(network)
+            weights = to_arrays(network)
             network = make_network()
-            load_network_arrays(network, weights)
-    return network_arrays(network)
+            load_arrays(network, weights)
+    return to_arrays(network)
 
 
 def centralised(make_network: MakeNetwork, local_round: MakeRound, optimizer: Any) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ def centralised(make_network: MakeNetwork, local_round: MakeRound, optimizer: An
     train_denoiser(
         network, local.chain, local.batches, local.settings, local.generator, make_optimizer=optimizer
     )
-    return network_arrays(network)
+    return to_arrays(network)
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -127,7 +127,7 @@ def test_a_large_mu_keeps_weights_near_what_was_received(
     make_network: MakeNetwork, local_round: MakeRound
 ) -> None:
     def distance(method: FedAvg) -> float:
-        first, last = network_arrays(make_network()), trained(method, make_network, local_round)
+        first, last = to_arrays(make_network()), trained(method, make_network, local_round)
         return sum(float(((last[name] - first[name]) ** 2).sum()) for name in first)
 
     free, held = (FedProx(config(proximal_mu=mu, rounds=1, personal_steps=6)) for mu in (0, 1000))
@@ -138,7 +138,7 @@ def test_a_large_mu_keeps_weights_near_what_was_received(
 
 
 def test_quantised_weights_are_within_half_a_step_and_a_quarter_as_large() -> None:
-    weights = network_arrays(build_network("tiny", (1, 8, 8), 10, seed=2))
+    weights = to_arrays(build_network("tiny", (1, 8, 8), 10, seed=2))
     weights["conv_in.weight"] = np.zeros_like(weights["conv_in.weight"])
     method = FedDMQuant(config())
     coded = method.encode(weights)
@@ -198,12 +198,12 @@ def test_usplit_pairs_train_the_network_once(clients: int, seed: int) -> None:
 def test_frozen_parts_stay_as_they_were(
     method: type[FedAvg], make_network: MakeNetwork, local_round: MakeRound
 ) -> None:
-    first = network_arrays(make_network())
+    first = to_arrays(make_network())
     for parts in ({"up"}, {"down", "mid"}, set(PARTS)):
         network = make_network()
         local = local_round(network, range(1, 7), torch.Generator().manual_seed(5))
         method(config(personal_steps=6, rounds=1)).fit(dataclasses.replace(local, parts=frozenset(parts)))
-        last = network_arrays(network)
+        last = to_arrays(network)
         for part in PARTS:
             moved = not same(chosen(first, {part}), chosen(last, {part}))
             assert moved is (part in parts)

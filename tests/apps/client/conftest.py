@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.data.client import load_client
 from fedpdiff.data.public import load_public
-from fedpdiff.diffusion.denoiser import network_arrays
+from fedpdiff.diffusion.denoiser import to_arrays
 from fedpdiff.federation.agreement import propose
 from fedpdiff.federation.networks import Trainer
 from fedpdiff.federation.protocol import (
@@ -58,7 +58,7 @@ class Client:
     def weights(self) -> dict[str, np.ndarray]:
         """Return an untrained global half and a feature network."""
         trainer = Trainer(self.config, self.agreement.mechanism, self.agreement.centre, tuple(DIGITS))
-        half = network_arrays(trainer.empty_global_half().network)
+        half = to_arrays(trainer.empty_global_half().network)
         features = train_feature_network(self.data.test, 10, 1).to_arrays()
         weights = {f"global/{name}": array for name, array in half.items()}
         return weights | {f"features/{name}": array for name, array in features.items()}

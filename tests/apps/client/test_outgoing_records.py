@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flwr.app import RecordDict
 
-from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, to_arrays
 from fedpdiff.federation.protocol import (
     PhaseReport,
     ReleaseManifest,
@@ -88,7 +88,7 @@ def _no_array_holds_an_image(client: Any, sent: dict[str, RecordDict]) -> None:
 
 
 def _no_array_holds_personal_weights(client: Any, sent: dict[str, RecordDict]) -> None:
-    personal = network_arrays(Denoiser.from_pretrained(client.folder / "state" / "personal", "cpu").network)
+    personal = to_arrays(Denoiser.from_pretrained(client.folder / "state" / "personal", "cpu").network)
     assert personal
     names = {
         name for content in sent.values() for record in content.array_records.values() for name in record

@@ -14,7 +14,7 @@ import pytest
 from flwr.app import RecordDict
 
 from fedpdiff.cli import main
-from fedpdiff.diffusion.denoiser import Denoiser, network_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, to_arrays
 from fedpdiff.errors import FedpdiffError
 from fedpdiff.federation.private_side import PrivateSide
 from fedpdiff.federation.protocol import PhaseReport, Refusal, ReleaseManifest, ShardManifest
@@ -97,7 +97,7 @@ def _nothing_private(site: Site, sent: dict[str, RecordDict]) -> None:
         assert set(sent[action]) == {"message"} | ({"arrays"} if action == "upload" else set())
         model.model_validate(dict(sent[action]["message"]))
     assert set(sent["upload"]["arrays"]) == {"codes", "labels"}
-    personal = network_arrays(Denoiser.from_pretrained(site.state / "state" / "personal").network)
+    personal = to_arrays(Denoiser.from_pretrained(site.state / "state" / "personal").network)
     pictures = site.client.data.train.images.numpy()
     carried = b"".join(array.data for array in sent["upload"]["arrays"].values()) + repr(sent).encode()
     for secret in (*pictures, *(weights for weights in personal.values() if weights.size >= 8)):
@@ -167,8 +167,7 @@ def test_personal_training_goes_on_where_it_was_cut_off(site: Site) -> None:
     whole.private().release(whole.outbox)
     whole.private().personalize()
     ours, theirs = (
-        network_arrays(Denoiser.from_pretrained(s.state / "state" / "personal").network)
-        for s in (site, whole)
+        to_arrays(Denoiser.from_pretrained(s.state / "state" / "personal").network) for s in (site, whole)
     )
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
@@ -205,10 +204,8 @@ def test_a_run_with_an_open_and_a_sealed_site(site: Site, fake_grid: Any) -> Non
     results = fake_grid(run, nodes).run_app()
     assert results.participants == ["north", "open"] and results.refused == []
     half = Denoiser.from_pretrained(Path(run["run-dir"]) / "server" / "global")
-    arrived = network_arrays(Denoiser.from_pretrained(site.inbox / "global").network)
-    assert all(
-        np.array_equal(arrived[name], weights) for name, weights in network_arrays(half.network).items()
-    )
+    arrived = to_arrays(Denoiser.from_pretrained(site.inbox / "global").network)
+    assert all(np.array_equal(arrived[name], weights) for name, weights in to_arrays(half.network).items())
     site.private().personalize()
     assert site.private().evaluate(site.inbox)
 

@@ -1,0 +1,164 @@
+"""A denoiser without any training: each class is taken as Gaussian, its moments estimated from uploads.
+
+For u ~ N(m_k, S) and x_t = sqrt(abar) u + sqrt(1 - abar) e the best denoiser is linear, Wiener's filter,
+
+    E[u | x_t] = m_k + sqrt(abar) S (abar S + (1 - abar) I)^-1 (x_t - sqrt(abar) m_k).            (1)
+
+Uploads y = sqrt(abar_t0) u + sqrt(1 - abar_t0) z are noisy, but how noisy is known exactly, so their moments
+give those of the clean images: the class means of y are unbiased, and the covariance of y exceeds that of
+sqrt(abar_t0) u by (1 - abar_t0) I. What a few thousand images reveal at a small epsilon is hardly more than
+this, and estimating it directly wastes none of it on training. It is post-processing of uploads: it costs no
+privacy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from fedpdiff.diffusion.batches import Images
+
+RANK = 128
+"""Most principal directions that are kept."""
+_SWEEPS = 6  # of the subspace iteration; directions that stand out of the noise converge in fewer
+_BLOCK = 1024  # images that are in memory at a time
+
+
+class LinearGaussian(nn.Module):
+    """Equation (1), with one mean per class and one covariance of low rank for all of them.
+
+    Buffers (float32; K classes, d = C H W values, R = min(128, d) directions): ``means`` (K, d),
+    ``directions`` (R, d), orthonormal, and ``variances`` (R,), of clean clipped images along them.
+
+    Parameters
+    ----------
+    classes
+        K.
+    image_shape
+        (C, H, W).
+    """
+
+    means: torch.Tensor
+    directions: torch.Tensor
+    variances: torch.Tensor
+
+    def __init__(self, classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        values = math.prod(image_shape)
+        rank = min(RANK, values)
+        self.register_buffer("means", torch.zeros(classes, values))
+        self.register_buffer("directions", torch.zeros(rank, values))
+        self.register_buffer("variances", torch.zeros(rank))
+
+    def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return E[u | x_t] for ``x_t`` of shape (N, C, H, W); ``alpha_bar`` (float64) and labels (N,)."""
+        signal = alpha_bar.to(x_t.device).view(-1, 1)
+        noise = (1 - signal).to(x_t.dtype)  # subtracted in double precision: abar may be close to 1
+        signal = signal.to(x_t.dtype)
+        means = self.means[labels]
+        along = (x_t.flatten(1) - signal.sqrt() * means) @ self.directions.T
+        gain = signal.sqrt() * self.variances / (signal * self.variances + noise)
+        return (means + (gain * along) @ self.directions).view_as(x_t)
+
+    def fit(self, uploads: Images, labels: torch.Tensor, start: float, generator: torch.Generator) -> None:
+        """Estimate the moments from uploads.
+
+        Parameters
+        ----------
+        uploads, labels
+            N uploads y and their classes.
+        start
+            abar_t0: the uploads' share of signal; the rest, 1 - abar_t0, is the variance of their noise.
+        generator
+            CPU generator of the first directions of the iteration.
+        """
+        counts = torch.bincount(labels, minlength=len(self.means)).double()
+        means, energy = _means(uploads, labels, counts)
+        free = len(labels) - int((counts > 0).sum())  # degrees of freedom within classes
+        if free > 0:
+            spread, directions = _principal(uploads, labels, means, len(self.variances), free, generator)
+            values = means.shape[1]
+            variances = (1 - start) * _signal(spread / (1 - start), values / free)
+            self.directions.copy_(directions.T)
+            self.variances.copy_(variances / start)
+            means = _shrunk(means, counts, energy / free)
+        self.means.copy_(means / math.sqrt(start))
+
+
+def _blocks(count: int) -> list[torch.Tensor]:
+    return list(torch.arange(count).split(_BLOCK))
+
+
+def _means(uploads: Images, labels: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return the mean upload of each class (K, d), and the sum of squared distances from them.
+
+    A class without uploads has the mean of all.
+    """
+    sums, squares = torch.zeros(0), 0.0
+    for rows in _blocks(len(labels)):
+        block = uploads[rows].flatten(1).double()
+        if not len(sums):
+            sums = torch.zeros(len(counts), block.shape[1], dtype=torch.float64)
+        sums.index_add_(0, labels[rows], block)
+        squares += float(block.square().sum())
+    there = counts > 0
+    means = sums / counts.clamp_min(1).view(-1, 1)
+    means[~there] = sums.sum(0) / len(labels)
+    return means, squares - float((counts.view(-1, 1) * means.square())[there].sum())
+
+
+def _shrunk(means: torch.Tensor, counts: torch.Tensor, energy: float) -> torch.Tensor:
+    """Return class means drawn towards the mean of all, where noise explains the distance.
+
+    James and Stein's estimator (its positive part): ``energy`` is the expected squared distance of one upload
+    from its class's mean, so energy / n_k is that of a mean of n_k of them.
+    """
+    centre = (counts.view(-1, 1) * means).sum(0) / counts.sum()
+    away = means - centre
+    by_chance = energy / counts.clamp_min(1)
+    kept = (1 - by_chance / away.square().sum(1).clamp_min(1e-30)).clamp(0, 1)
+    return centre + kept.view(-1, 1) * away
+
+
+def _principal(
+    uploads: Images,
+    labels: torch.Tensor,
+    means: torch.Tensor,
+    rank: int,
+    free: int,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest eigenvalues (rank,) of the covariance within classes, and the vectors (d, rank).
+
+    By subspace iteration over the uploads, a block at a time: the matrix itself would have d^2 entries.
+    """
+    values = means.shape[1]
+    basis = torch.linalg.qr(torch.randn(values, rank, generator=generator, dtype=torch.float64)).Q
+    for sweep in range(_SWEEPS + 1):
+        image = torch.zeros_like(basis)
+        for rows in _blocks(len(labels)):
+            residual = uploads[rows].flatten(1).double() - means[labels[rows]]
+            image += residual.T @ (residual @ basis)
+        if sweep < _SWEEPS:
+            basis = torch.linalg.qr(image).Q
+    eigenvalues, vectors = torch.linalg.eigh(basis.T @ image / free)
+    return eigenvalues.flip(0), basis @ vectors.flip(1)
+
+
+def _signal(spread: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Return the variance of the signal along sample principal directions, in units of the noise's.
+
+    A sample eigenvalue l of pure noise reaches (1 + sqrt(g))^2 with g = ``aspect`` = values per sample
+    (Marchenko and Pastur); one above it belongs to a direction whose total variance v solves
+    l = v (1 + g / (v - 1)), and its vector has with the true one the squared cosine
+    c^2 = (1 - g / (v - 1)^2) / (1 + g / (v - 1)) (Baik and Silverstein 2006; Paul 2007). The estimate of
+    least Frobenius error is c^2 (v - 1) (Donoho, Gavish and Johnstone 2018).
+    """
+    seen = spread > (1 + math.sqrt(aspect)) ** 2
+    b = torch.where(seen, spread, 4.0 + 4 * aspect) + 1 - aspect
+    total = (b + (b * b - 4 * (b - 1 + aspect)).clamp_min(0).sqrt()) / 2
+    excess = total - 1
+    cosine = (1 - aspect / excess**2) / (1 + aspect / excess)
+    return torch.where(seen, cosine * excess, 0.0).clamp_min(0)
