@@ -75,7 +75,7 @@ class LinearGaussian(nn.Module):
             CPU generator of the first directions of the iteration.
         """
         counts = torch.bincount(labels, minlength=len(self.means)).double()
-        means, energy = _means(uploads, labels, counts)
+        means = _means(uploads, labels, counts)  # not drawn towards each other: it would blur the classes
         free = len(labels) - int((counts > 0).sum())  # degrees of freedom within classes
         if free > 0:
             spread, directions = _principal(uploads, labels, means, len(self.variances), free, generator)
@@ -83,7 +83,6 @@ class LinearGaussian(nn.Module):
             variances = (1 - start) * _signal(spread / (1 - start), values / free)
             self.directions.copy_(directions.T)
             self.variances.copy_(variances / start)
-            means = _shrunk(means, counts, energy / free)
         self.means.copy_(means / math.sqrt(start))
 
 
@@ -91,35 +90,17 @@ def _blocks(count: int) -> list[torch.Tensor]:
     return list(torch.arange(count).split(_BLOCK))
 
 
-def _means(uploads: Images, labels: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return the mean upload of each class (K, d), and the sum of squared distances from them.
-
-    A class without uploads has the mean of all.
-    """
-    sums, squares = torch.zeros(0), 0.0
+def _means(uploads: Images, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the mean upload of each class (K, d); a class without uploads has the mean of all."""
+    sums = torch.zeros(0)
     for rows in _blocks(len(labels)):
         block = uploads[rows].flatten(1).double()
         if not len(sums):
             sums = torch.zeros(len(counts), block.shape[1], dtype=torch.float64)
         sums.index_add_(0, labels[rows], block)
-        squares += float(block.square().sum())
-    there = counts > 0
     means = sums / counts.clamp_min(1).view(-1, 1)
-    means[~there] = sums.sum(0) / len(labels)
-    return means, squares - float((counts.view(-1, 1) * means.square())[there].sum())
-
-
-def _shrunk(means: torch.Tensor, counts: torch.Tensor, energy: float) -> torch.Tensor:
-    """Return class means drawn towards the mean of all, where noise explains the distance.
-
-    James and Stein's estimator (its positive part): ``energy`` is the expected squared distance of one upload
-    from its class's mean, so energy / n_k is that of a mean of n_k of them.
-    """
-    centre = (counts.view(-1, 1) * means).sum(0) / counts.sum()
-    away = means - centre
-    by_chance = energy / counts.clamp_min(1)
-    kept = (1 - by_chance / away.square().sum(1).clamp_min(1e-30)).clamp(0, 1)
-    return centre + kept.view(-1, 1) * away
+    means[counts == 0] = sums.sum(0) / len(labels)
+    return means
 
 
 def _principal(
