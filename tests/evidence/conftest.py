@@ -67,7 +67,7 @@ def federate(folder: Path, **changes: Any) -> RunConfig:
         spools.append(spool)
         client.personalize()
     half = server.train_global(spools)
-    arrays = {f"global/{name}": array for name, array in to_arrays(half.network).items()}
+    arrays = {f"global/{name}": array for name, array in to_arrays(half).items()}
     for client in clients:
         client.sample(arrays)
     write_results(run, config, server)

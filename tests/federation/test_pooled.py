@@ -121,12 +121,12 @@ def test_the_same_weights_wherever_the_uploads_lie(
     trainer = Trainer(config, spools[0].manifest, np.zeros(config.image_shape), tuple("0123456789"))
 
     def weights() -> dict[str, np.ndarray]:
-        return to_arrays(trainer.global_half(*pooled_images(spools)).network)
+        return to_arrays(trainer.global_half(*pooled_images(spools)))
 
     in_memory = weights()
     monkeypatch.setattr(pooled, "RESIDENT_BYTES", 0)
     from_disk = weights()
-    other = to_arrays(trainer.global_half(values + 1, pooled_images(spools)[1]).network)
+    other = to_arrays(trainer.global_half(values + 1, pooled_images(spools)[1]))
     assert all(np.array_equal(in_memory[name], from_disk[name]) for name in in_memory)
     assert any(not np.array_equal(in_memory[name], other[name]) for name in in_memory)
 

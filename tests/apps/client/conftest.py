@@ -58,7 +58,7 @@ class Client:
     def weights(self) -> dict[str, np.ndarray]:
         """Return an untrained global half and a feature network."""
         trainer = Trainer(self.config, self.agreement.mechanism, self.agreement.centre, tuple(DIGITS))
-        half = to_arrays(trainer.empty_global_half().network)
+        half = to_arrays(trainer.empty_global_half())
         features = train_feature_network(self.data.test, 10, 1).to_arrays()
         weights = {f"global/{name}": array for name, array in half.items()}
         return weights | {f"features/{name}": array for name, array in features.items()}

@@ -204,8 +204,8 @@ def test_a_run_with_an_open_and_a_sealed_site(site: Site, fake_grid: Any) -> Non
     results = fake_grid(run, nodes).run_app()
     assert results.participants == ["north", "open"] and results.refused == []
     half = Denoiser.from_pretrained(Path(run["run-dir"]) / "server" / "global")
-    arrived = to_arrays(Denoiser.from_pretrained(site.inbox / "global").network)
-    assert all(np.array_equal(arrived[name], weights) for name, weights in to_arrays(half.network).items())
+    arrived = to_arrays(Denoiser.from_pretrained(site.inbox / "global"))
+    assert all(np.array_equal(arrived[name], weights) for name, weights in to_arrays(half).items())
     site.private().personalize()
     assert site.private().evaluate(site.inbox)
 

@@ -160,7 +160,7 @@ def test_the_network_side_is_another_user(make_client: Callable[..., Any], share
 
 def _the_private_side_goes_on(client: Any, private: Path, inbox: Path, samples: Path) -> None:
     """Check that the global half arrived as it was sent, and gives the open client's samples and scores."""
-    half = to_arrays(Denoiser.from_pretrained(inbox / "global").network)
+    half = to_arrays(Denoiser.from_pretrained(inbox / "global"))
     sent = client.weights()
     assert all(np.array_equal(sent[f"global/{name}"], weights) for name, weights in half.items())
     assert main(["evaluate", "--state", str(private), "--inbox", str(inbox)]) == 0
