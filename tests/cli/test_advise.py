@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         "clients": 4,
     }  # fmt: skip
     assert found["cautions"] == []
+
+
+def test_the_page_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "advice.md").read_text(encoding="utf-8")
+    assert f"uv run fedpdiff {' '.join(ASKED)}\n" in page
+    assert main(ASKED) == 0
+    assert capsys.readouterr().out.strip() in page
 
 
 @pytest.mark.parametrize(
