@@ -14,8 +14,8 @@ _PAYS = {
 }
 _LIMITS = {
     "noise": (
-        "The noise is the limit: at this epsilon the personal model can follow only a faint hint, however many "
-        "uploads that comes from. A larger epsilon would help, more images would not."
+        "The noise is the limit: at this epsilon the personal model can follow only a faint hint, however "
+        "many uploads that comes from. A larger epsilon would help, more images would not."
     ),
     "uploads": (
         "The number of uploads is the limit: at this epsilon more images of all clients together would help."
