@@ -93,8 +93,8 @@ class Question:
     def noise(self) -> tuple[Noise, int | None]:
         """Return the noise, and t0 on the default chain; None where no t0 reaches the budget.
 
-        The personal half takes over ``hand-off-margin`` levels above t0, where there is more noise. Without a
-        t0 the noise is that of the exact mechanism, at both places.
+        The personal half takes over ``hand-off-margin`` levels above t0, where there is about twice the noise.
+        Without a t0 it is that of the exact mechanism, and twice that.
         """
         config = RunConfig()
         clip = radius(self.values)
@@ -108,4 +108,4 @@ class Question:
             upload, hand_off = ((schedule.noise_to_signal(t) / clip) ** 2 for t in (t0, level))
             return Noise(upload, hand_off), t0
         exact = 4 / mu_from_epsilon(self.epsilon, self.delta) ** 2  # s = 2C / mu
-        return Noise(exact, exact), None
+        return Noise(exact, 2 * exact), None
