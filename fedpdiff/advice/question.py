@@ -93,8 +93,8 @@ class Question:
     def noise(self) -> tuple[Noise, int | None]:
         """Return the noise, and t0 on the default chain; None where no t0 reaches the budget.
 
-        The personal half takes over ``hand-off-margin`` levels above t0, where there is about twice the noise.
-        Without a t0 it is that of the exact mechanism, and twice that.
+        The personal half takes over ``hand-off-margin`` levels above t0, where there is about twice the
+        noise. Without a t0 it is that of the exact mechanism, and twice that.
         """
         config = RunConfig()
         clip = radius(self.values)
