@@ -42,7 +42,8 @@ def evaluate_groups(
         Real test images, in no training set.
     groups
         Classes of each group, for example ``{"majority": (0, 1), "minority": (2,)}``; empty groups are left
-        out.
+        out. Of the group ``absent``, classes that a client has no image of, there is the accuracy alone:
+        whether the hint makes the class is the question there, not how near its images come.
     network
         The classifier: judges accuracy and, without ``space``, is the feature space as well.
     space
@@ -58,7 +59,9 @@ def evaluate_groups(
     """
     chosen: FeatureSpace = space or network
     return {
-        name: _evaluate(samples, real, classes, network, chosen, downstream)
+        name: GroupScores(accuracy=accuracy(network, samples.of_classes(classes)))
+        if name == "absent"
+        else _evaluate(samples, real, classes, network, chosen, downstream)
         for name, classes in groups.items()
         if classes
     }

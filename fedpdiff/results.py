@@ -17,7 +17,7 @@ FILE_NAME = "results.json"
 
 # local, pfdm, oracle, centralised, real, or the name of another method
 Method = Annotated[str, StringConstraints(pattern=r"^[a-z0-9+-]{1,40}$")]
-Group = Literal["majority", "minority"]
+Group = Literal["majority", "minority", "absent"]
 
 
 class _Model(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedpdiff.data.classes import class_groups
+from fedpdiff.data.classes import absent_classes, class_groups
 from fedpdiff.federation.server import ServerTasks, load_samples
 from fedpdiff.results import (
     ClientResults,
@@ -67,7 +67,11 @@ def _client(
         {
             "client": index if number is None else number,
             "name": site.name,
-            "classes": {"majority": list(majority), "minority": list(minority)},
+            "classes": {
+                "majority": list(majority),
+                "minority": list(minority),
+                "absent": list(absent_classes(counts)),
+            },
             "groups": groups,
         }
     )

@@ -59,6 +59,14 @@ def test_too_few_images_give_accuracy_alone(network: FeatureNetwork) -> None:
     assert few["majority"].accuracy is None
 
 
+def test_of_classes_without_own_images_there_is_the_accuracy_alone(network: FeatureNetwork) -> None:
+    labels = torch.arange(320) % 4
+    samples = stripes(labels, 20, 2)
+    scores = evaluate_groups(samples, REAL, {"majority": (0, 1), "absent": (2, 3)}, network)
+    assert scores["absent"].model_dump(exclude_none=True) == {"accuracy": 1.0}
+    assert scores["majority"].frechet is not None
+
+
 def test_empty_groups_are_left_out(network: FeatureNetwork) -> None:
     scores = evaluate_groups(REAL, REAL, {"majority": (0, 1, 2, 3), "minority": ()}, network)
     assert list(scores) == ["majority"]

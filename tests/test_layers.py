@@ -30,13 +30,23 @@ MAY_IMPORT: dict[str, list[str]] = {
     "events": FOUNDATION,
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
+    "advice": [*FOUNDATION, "config", "privacy"],
     "attack_results": ["errors", "runfolder"],
     "deletions": ["errors", "runfolder"],
     "evaluation": [*FOUNDATION, "config", "metrics", "results"],
 }
 LIBRARY = list(MAY_IMPORT)
 MAY_IMPORT |= {
-    "report": [*FOUNDATION, "privacy", "events", "results", "attack_results", "deletions", "runfolder"],
+    "report": [
+        *FOUNDATION,
+        "advice",
+        "privacy",
+        "events",
+        "results",
+        "attack_results",
+        "deletions",
+        "runfolder",
+    ],
     "federation": LIBRARY,
     "evidence": [*LIBRARY, "federation"],
     "publishing": [*LIBRARY, "federation"],

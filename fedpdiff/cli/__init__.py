@@ -13,6 +13,7 @@ from fedpdiff.plain import plain_line
 COMMANDS = (
     "simulate",
     "sweep",
+    "advise",
     "privacy",
     "policy",
     "request",

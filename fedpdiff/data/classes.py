@@ -43,3 +43,8 @@ def class_groups(counts: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     majority = tuple(label for label, count in enumerate(counts) if 2 * count > most)
     minority = tuple(label for label, count in enumerate(counts) if 0 < 2 * count <= most)
     return majority, minority
+
+
+def absent_classes(counts: list[int]) -> tuple[int, ...]:
+    """Return the classes of the run of which there is no image among these."""
+    return tuple(label for label, count in enumerate(counts) if count == 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import datasets
 
 from fedpdiff.config import NodeConfig, RunConfig
-from fedpdiff.data.classes import class_groups
+from fedpdiff.data.classes import absent_classes, class_groups
 from fedpdiff.data.images import decode_images, to_labelled_images
 from fedpdiff.data.source import load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
@@ -43,6 +43,11 @@ class ClientData:
     minority: tuple[int, ...]
     digests: tuple[bytes, ...]
     persons: tuple[str, ...] | None
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Classes of the run that the client has no image of."""
+        return absent_classes(self.train.counts(len(self.class_names)))
 
 
 def load_client(config: RunConfig, node: NodeConfig, person_column: str = "") -> ClientData:

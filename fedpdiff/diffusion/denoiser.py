@@ -47,6 +47,9 @@ class DenoiserConfig(BaseModel):
         Noise of the uploads; ``seeded`` is for simulations and NOT PRIVATE.
     hidden_label
         Whether the network was also trained without labels; the last condition then stands for none.
+    unseen
+        Classes of which the network was trained on no image: their label is hidden from it, so that it
+        follows the hint of the global half with what it knows of the others.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -66,6 +69,7 @@ class DenoiserConfig(BaseModel):
     clip_flag_switch: float = Field(default=1.0, ge=0, le=1)
     hidden_label: bool = False
     base: Literal["none", "gaussian"] = "none"
+    unseen: list[int] = []
     release_noise: Literal["secure", "seeded"] = "secure"
 
     @model_validator(mode="after")
@@ -81,6 +85,8 @@ class DenoiserConfig(BaseModel):
             raise ValueError("base = 'gaussian' is for a global half with objective = 'ambient'")
         if self.kind == "personal" and self.objective == "ambient":
             raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
+        if self.unseen and not self.hidden_label:
+            raise ValueError("unseen: labels can be hidden only from a network trained with hidden_label")
         return self
 
     @property
@@ -178,8 +184,12 @@ class Denoiser(torch.nn.Module):
     def _network_output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
         clipped = self.config.clip_flag_switch * self.config.t0 < t <= self.config.t0
+        unseen = torch.isin(
+            labels, torch.tensor(self.config.unseen, dtype=labels.dtype, device=labels.device)
+        )
         if self.config.clip_flag and not clipped:
             labels = labels + len(self.config.class_names)  # flag 1: unclipped
+        labels = labels.masked_fill(unseen, self.config.conditions - 1)
         # diffusers counts levels from 0
         return self.network(x_t, torch.tensor(t - 1, device=x_t.device), class_labels=labels).sample
 

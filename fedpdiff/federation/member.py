@@ -120,7 +120,8 @@ class Member:
         space = (
             InceptionFeatures(self.config.inception_weights) if self.config.features == "inception" else None
         )
-        groups = {"majority": self.data.majority, "minority": self.data.minority}
+        data = self.data
+        groups = {"majority": data.majority, "minority": data.minority, "absent": data.absent}
         scores: Scores = {}
         classes = len(self.data.class_names)
         for method, images in samples.items():
@@ -134,7 +135,7 @@ class Member:
                 scores.setdefault(group, {})[method] = numbers
         own = Downstream(self.data.train, None, classes, self.config.seed)
         for group, labels in groups.items():
-            if group in scores:
+            if group in scores and group != "absent":
                 there = reference_images(self.data.test, labels)
                 scores[group]["own"] = GroupScores(utility=own.alone(there))
         return to_metrics(scores)

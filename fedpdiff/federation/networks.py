@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedpdiff.config import RunConfig
+from fedpdiff.data.classes import absent_classes
 from fedpdiff.diffusion.batches import (
     Batches,
     CleanImages,
@@ -134,7 +135,8 @@ class Trainer:
 
         ``purpose`` names its random stream, for example ``("client", 0, "personal")``.
         """
-        config = self._denoiser_config("personal", last or self.config.diffusion_steps)
+        counts = images.counts(len(self.class_names))
+        config = self._denoiser_config("personal", last or self.config.diffusion_steps, counts)
         batches = self.clean_batches(images)
         return self._train(config, batches, torch.zeros_like(self.centre), purpose, progress, checkpoint)
 
@@ -203,8 +205,10 @@ class Trainer:
         network = build_network(self.config.network, (channels, height, width), config.conditions, seed)
         return network.to(self.device)
 
-    def _denoiser_config(self, kind: str, last: int) -> DenoiserConfig:
+    def _denoiser_config(self, kind: str, last: int, counts: list[int] | None = None) -> DenoiserConfig:
+        """Return the description of a half that is trained on ``counts`` images per class, where known."""
         personal = kind == "personal"
+        hides = personal and self.config.label_dropout > 0
         return DenoiserConfig.model_validate(
             {
                 "kind": kind,
@@ -220,8 +224,9 @@ class Trainer:
                 "clip_flag": personal and self.config.clip_flag,
                 "clip_flag_switch": self.config.clip_flag_switch,
                 "release_noise": self.mechanism.noise,
-                "hidden_label": personal and self.config.label_dropout > 0,
+                "hidden_label": hides,
                 "base": "none" if personal else self.config.global_base,
+                "unseen": list(absent_classes(counts)) if hides and counts else [],
             }
         )
 

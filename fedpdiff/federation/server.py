@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fedpdiff.config import PFDM, RunConfig
-from fedpdiff.data.classes import class_groups, class_names
+from fedpdiff.data.classes import absent_classes, class_groups, class_names
 from fedpdiff.data.public import load_all_private, load_public, load_test
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.errors import FedpdiffError, MessageError, RunError
@@ -234,7 +234,7 @@ class ServerTasks:
     ) -> dict[str, GroupScores]:
         """Score samples for the class groups of a client with these counts."""
         majority, minority = class_groups(class_counts)
-        groups = {"majority": majority, "minority": minority}
+        groups = {"majority": majority, "minority": minority, "absent": absent_classes(class_counts)}
         if id(samples) not in self._downstream:  # the same samples are judged for every client
             classes, seed = len(self.class_names), self.config.seed
             self._downstream[id(samples)] = Downstream(samples, None, classes, seed)

@@ -85,13 +85,13 @@ def _spread(runs: Sequence[Run], gaps: Sequence[float]) -> float | None:
 def _distances(run: Run, everything: Sequence[Run]) -> tuple[float, float, float] | None:
     """Return the minority distances of local-only, the run itself and centralised."""
     own = _minority(run, own_column(run.results))
-    local, centralised = _bound(run, "local-only", everything), _bound(run, "centralised", everything)
+    local, centralised = bound(run, "local-only", everything), bound(run, "centralised", everything)
     if local is None or own is None or centralised is None:
         return None
     return local, own, centralised
 
 
-def _bound(run: Run, method: Bound, everything: Sequence[Run]) -> float | None:
+def bound(run: Run, method: Bound, everything: Sequence[Run]) -> float | None:
     """Return a bound's minority distance: the best one at this point, with this seed, in the same space."""
     found = [
         _minority(other, own_column(other.results))

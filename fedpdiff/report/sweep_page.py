@@ -9,6 +9,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedpdiff.report.sweep_figures import draw_sweep
+from fedpdiff.report.sweep_map import advice_error, map_markdown, map_table, read_map
+from fedpdiff.report.sweep_map_figure import draw_map
 from fedpdiff.report.sweep_rows import read_sweep_rows
 from fedpdiff.report.sweep_table import cells, header, sweep_csv, sweep_latex, sweep_markdown
 from fedpdiff.report.sweep_words import findings
@@ -38,6 +40,16 @@ Traffic: the most of any client.</p>
 <ul>{% for finding in findings %}<li>{{ finding }}</li>
 {% endfor %}{% for name in sweep.unfinished %}<li>Not finished: {{ name }}.</li>
 {% endfor %}</ul>{% endif %}
+{% if map_rows %}<h2>Where collaborating pays</h2>
+<p>Gain: share of local-only’s distance of rare classes that PFDM takes away; expected: by
+<code>fedpdiff advise</code>, from the settings alone. Oracle hand-off: the same when real uploads are handed
+over; at best: what theory allows.</p>
+<div class="scroll"><table>
+<thead><tr>{% for title in map_rows[0] %}<th scope="col">{{ title }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in map_rows[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+<ul>{% for line in map_error %}<li>{{ line }}</li>
+{% endfor %}</ul>{% endif %}
 {% if figures %}<h2>Figures</h2>{% endif %}
 {% for caption, source, width in figures %}
 <figure><div><img alt="{{ caption }}" style="width: {{ width }}px" src="{{ source }}"></div>
@@ -62,10 +74,12 @@ def write_sweep_report(folder: Path) -> Path:
         When the folder is not a sweep's, or no run of it has finished.
     """
     sweep = read_sweep_rows(folder)
-    write_text(folder / "sweep.md", sweep_markdown(sweep))
+    map_cells = read_map(sweep)
+    write_text(folder / "sweep.md", sweep_markdown(sweep) + map_markdown(map_cells))
     write_text(folder / "sweep.tex", sweep_latex(sweep))
     write_text(folder / "sweep.csv", sweep_csv(sweep))
-    figures = [_inlined(*drawn) for drawn in draw_sweep(sweep, folder / "figures")]
+    drawn = [draw_map(map_cells, folder / "figures" / "map.png"), *draw_sweep(sweep, folder / "figures")]
+    figures = [_inlined(*pair) for pair in drawn if pair is not None]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     guarantees: dict[str, list[str]] = {}
     for row in sweep.rows:
@@ -79,6 +93,8 @@ def write_sweep_report(folder: Path) -> Path:
         cells=cells(sweep),
         findings=findings(sweep),
         figures=figures,
+        map_rows=map_table(map_cells) if map_cells else [],
+        map_error=advice_error(map_cells),
         guarantees=guarantees,
     )
     write_text(folder / "sweep.html", text)

@@ -18,6 +18,7 @@ from fedpdiff.results import Group, GroupScores, Method
 
 PLAN = "sweep.json"
 GROUPS: tuple[Group, ...] = ("minority", "majority")
+_SCORED: tuple[Group, ...] = (*GROUPS, "absent")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class SweepRows:
     varied: list[str]
     rows: list[Row]
     unfinished: list[str]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run that has finished."""
+        return list({run.name: run for row in self.rows for run in row.runs}.values())
 
     def comparable(self, row: Row, method: str) -> list[Row]:
         """Return the rows of a method at the same point, as far as their points have the same settings."""
@@ -182,7 +188,7 @@ def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:
 
 def _scores(runs: Sequence[Run], name: Method) -> dict[tuple[Group, str], Spread]:
     scores = {}
-    for group in GROUPS:
+    for group in _SCORED:
         for metric in GroupScores.model_fields:
             spread = _spread([over_clients(run.results, group, name, metric) for run in runs])
             if spread is not None:

@@ -26,6 +26,7 @@ def header(sweep: SweepRows) -> list[str]:
         *(["oracle hand-off"] if _has_oracle(sweep) else []),
         "gap closed",
         "minority accuracy",
+        *(["absent accuracy"] if _has_absent(sweep) else []),
         "minority utility",
         "fairness gap",
         "up",
@@ -37,6 +38,10 @@ def header(sweep: SweepRows) -> list[str]:
 
 def _has_oracle(sweep: SweepRows) -> bool:
     return any(row.oracle for row in sweep.rows)
+
+
+def _has_absent(sweep: SweepRows) -> bool:
+    return any(("absent", "accuracy") in row.scores for row in sweep.rows)
 
 
 def cells(sweep: SweepRows) -> list[list[str]]:
@@ -70,7 +75,7 @@ def sweep_markdown(sweep: SweepRows) -> str:
         f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}, each the mean over clients.",
         "Frechet distance: lower is better. Gap closed: share of the way from local-only to centralised, for",
         "rare classes. Oracle hand-off: minority distance when real uploads are handed over. Accuracy: share",
-        "of samples recognised as the wanted class.",
+        "of samples recognised as the wanted class; absent: classes that a client has no image of.",
         "Utility: share of real test images recognised by a classifier trained on the samples alone;",
         "its difference between majority and minority classes is the fairness gap. Traffic: the most of any",
         "client.",
@@ -120,6 +125,7 @@ def _cells(sweep: SweepRows, row: Row) -> list[str]:
         fairness = f"{100 * (utility['majority'].mean - utility['minority'].mean):.1f} points"
     minority = utility["minority"]
     accuracy = row.scores.get(("minority", "accuracy"))
+    absent = row.scores.get(("absent", "accuracy"))
     return [
         row.title,
         *(str(row.point.get(key, NO_NUMBER)) for key in sweep.varied if key != "method"),
@@ -128,6 +134,7 @@ def _cells(sweep: SweepRows, row: Row) -> list[str]:
         *([distances(row.oracle.get(("minority", "frechet")))] if _has_oracle(sweep) else []),
         percent(row.gap_closed),
         percent(accuracy.mean) if accuracy else NO_NUMBER,
+        *([percent(absent.mean) if absent else NO_NUMBER] if _has_absent(sweep) else []),
         percent(minority.mean) if minority else NO_NUMBER,
         fairness,
         size(row.bytes_up),

@@ -7,7 +7,7 @@ import math
 from fedpdiff.privacy.cautions import EMPTY_EPSILON
 from fedpdiff.results import Group, Method, Results
 
-GROUPS: tuple[Group, ...] = ("minority", "majority")
+GROUPS: tuple[Group, ...] = ("minority", "majority", "absent")
 METHODS: dict[Method, str] = {
     "local": "local-only",
     "pfdm": "PFDM",

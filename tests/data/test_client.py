@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedpdiff.config import NodeConfig
-from fedpdiff.data.classes import class_groups
+from fedpdiff.data.classes import absent_classes, class_groups
 from fedpdiff.data.client import load_client
 from fedpdiff.data.public import load_all_private, load_public, load_test
 from fedpdiff.errors import ConfigError, DataError
@@ -75,6 +75,16 @@ def test_a_deployed_sites_broken_file_names_the_site(run_config, image_folder):
 def test_groups_by_count():
     assert class_groups([10, 6, 5, 0]) == ((0, 1), (2,))
     assert class_groups([]) == ((), ())
+    assert absent_classes([10, 6, 5, 0]) == (3,)
+
+
+def test_with_no_minority_images_the_other_classes_are_absent(run_config):
+    config = run_config(partitioner_settings="minority_images = 0")
+    client = load_client(config, _node(0, 2))
+    assert client.majority == (0, 1, 2, 3, 4)
+    assert client.minority == ()
+    assert client.absent == (5, 6, 7, 8, 9)
+    assert load_client(run_config(), _node(0, 2)).absent == ()
 
 
 def test_a_node_may_be_anything_with_these_attributes(run_config):

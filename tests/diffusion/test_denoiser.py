@@ -122,3 +122,22 @@ def test_estimates_are_in_pixels(gaussian: Any, exact_network: Any, describe: An
     torch.testing.assert_close(half.clean(x, 500, labels), want, atol=1e-5, rtol=0)
     bright = half.clean(100 + x, 500, labels)
     assert float(bright.abs().max()) == 1.0
+
+
+def test_the_label_of_an_unseen_class_is_hidden(micro: str, describe: Any, tmp_path: Path) -> None:
+    """A network that never saw a class gets the label for none, not an embedding that was never trained."""
+    network = build_network(micro, (1, 4, 4), 3, seed=1).eval()
+    x, wanted = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+    known = Denoiser(network, describe("personal", hidden_label=True), torch.zeros(1, 4, 4))
+    unseen = Denoiser(network, describe("personal", hidden_label=True, unseen=[1]), torch.zeros(1, 4, 4))
+    unseen.save_pretrained(tmp_path)
+    again = Denoiser.from_pretrained(tmp_path)
+    with torch.no_grad():
+        found = again.noise(x, 500, wanted)
+        assert torch.equal(found, known.noise(x, 500, torch.tensor([0, 2])))
+        assert not torch.equal(found, known.noise(x, 500, wanted))
+
+
+def test_labels_cannot_be_hidden_from_a_network_that_always_saw_them(describe: Any) -> None:
+    with pytest.raises(ValueError, match="only from a network trained with hidden_label"):
+        describe("personal", unseen=[1])

@@ -131,6 +131,18 @@ def test_the_same_weights_wherever_the_uploads_lie(
     assert any(not np.array_equal(in_memory[name], other[name]) for name in in_memory)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_personal_half_knows_which_classes_it_never_saw(
+    dropout: float, run_config: Callable[..., RunConfig], agreed: Callable[..., Mechanism]
+) -> None:
+    config = run_config(personal_steps=1, batch_size=2, warmup_steps=0, device="cpu", label_dropout=dropout)
+    mechanism = agreed(8, list(config.image_shape))
+    trainer = Trainer(config, mechanism, np.zeros(config.image_shape), tuple("0123"))
+    images = LabelledImages(torch.zeros(3, *config.image_shape, dtype=torch.uint8), torch.tensor([0, 2, 2]))
+    personal = trainer.personal(images, ("client", 0, "personal"))
+    assert personal.config.unseen == ([1, 3] if dropout else [])
+
+
 @pytest.mark.parametrize("damage", ["shorter", "missing", "other"])
 def test_a_damaged_shard_is_named(damage: str, agreed: Callable[..., Mechanism], fill: Fill) -> None:
     spools, _ = fill(agreed(4, ODD))

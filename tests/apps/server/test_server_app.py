@@ -165,7 +165,7 @@ def test_real_sites_with_other_classes(
     assert [client.client for client in results.clients] == [0, 1, 2]
     assert [client.groups for client in results.clients] == [{}, {}, {}]
     assert results.gap_closed == [None] * 3
-    assert results.clients[2].classes == {"majority": [9], "minority": []}
+    assert results.clients[2].classes == {"majority": [9], "minority": [], "absent": list(range(9))}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "config.json",
         "environment.json",

@@ -1,0 +1,1 @@
+"""Whether collaborating will pay, from theory and public statistics alone, before anyone shares anything."""
