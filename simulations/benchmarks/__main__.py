@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simulations.benchmarks.table import markdown
 
-BENCHMARKS = ("release_speed", "start_up", "training_speed")
+BENCHMARKS = ("release_speed", "start_up", "training_speed", "sampling_evaluations", "wire_bits")
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
@@ -44,6 +44,8 @@ def main() -> int:
         (arguments.out / f"{name}.md").write_text(head + table, encoding="utf-8")
         found = {"machine": machine, "figures": [figure.to_json() for figure in figures]}
         (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if hasattr(module, "draw"):
+            module.draw(figures, arguments.out / f"{name}.png")
     return 0
 
 
