@@ -1,9 +1,9 @@
 """How good samples are for how many network evaluations: samplers, and the split between the two halves.
 
 The quickstart's client 0 samples its rare digits, always with the same trained halves. Shown is the Frechet
-distance as a ratio to that of 1,000 evaluations, which visit every level of the chain (`ddpm`). The repetitions
-are sampling seeds, which numerator and denominator share: a ratio's interval covers other sampling noise, not
-other trainings.
+distance as a ratio to that of 1,000 evaluations, which visit every level of the chain (`ddpm`). Repetitions
+are sampling seeds, which numerator and denominator share: a ratio's interval covers other sampling noise,
+not other trainings.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
             _series(axes, unequal, name, color=colour, marker="x", linestyle="", alpha=0.7)
         for one in unequal:
             where = (sum(_split(one)), mean_ratio(one.values))
-            axes.annotate("{}+{}".format(*_split(one)), where, (4, -2), textcoords="offset points", size=6.5)
+            below = _split(one)[0] < _split(one)[1]  # so that two names at one place can both be read
+            place = (4, -8 if below else 2)
+            axes.annotate("{}+{}".format(*_split(one)), where, place, textcoords="offset points", size=6.5)
     for height, style in ((1.0, "-"), (GOAL, "--")):
         axes.axhline(height, color=COLOURS["quiet"], linewidth=0.8, linestyle=style)
     axes.set_xscale("log")

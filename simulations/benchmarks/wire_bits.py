@@ -1,9 +1,9 @@
 """What coding the upload at 8, 4 or 2 bits per value costs: noise, and the quality of samples.
 
-The quickstart's release is made once per repetition (each has its own seed: division, personal half, features)
+The quickstart's release is made once per repetition (of its own seed: division, personal half and features)
 and coded at every width. A global half is trained on each, from the same first weights and with the same
-batches and noise, and client 0 samples its rare digits from the same sampling noise. The ratio is that of its
-Frechet distance to the one that the same release gives uncoded, as float32.
+batches and noise, and client 0 samples its rare digits from the same sampling noise. The ratio is that of
+its Frechet distance to the one that the same release gives uncoded, as float32.
 
 The share of noise that coding adds is exact where an upload looks like N(0, 1), at low epsilon. At the
 quickstart's epsilon of 60 the signal is large beside the noise, so that it is measured on the release.
