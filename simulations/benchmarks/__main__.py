@@ -16,7 +16,15 @@ from pathlib import Path
 
 from simulations.benchmarks.table import markdown
 
-BENCHMARKS = ("release_speed", "start_up", "training_speed", "sampling_evaluations", "wire_bits")
+BENCHMARKS = (
+    "release_speed",
+    "start_up",
+    "training_speed",
+    "sampling_evaluations",
+    "wire_bits",
+    "overhead",
+    "many_clients",
+)
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 

@@ -40,7 +40,13 @@ from fedpdiff.rng import numpy_generator, torch_generator
 
 T0 = 300
 SHAPE = (1, 4, 4)
-KINDS = [("personal", "velocity"), ("personal", "noise"), ("continued", "ambient"), ("continued", "noise"), ("nested", "ambient")]
+KINDS = [
+    ("personal", "velocity"),
+    ("personal", "noise"),
+    ("continued", "ambient"),
+    ("continued", "noise"),
+    ("nested", "ambient"),
+]
 
 
 def make_denoiser(kind: str, objective: str, last: int = 1000, seed: int = 1) -> Denoiser:

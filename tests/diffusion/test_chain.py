@@ -120,7 +120,9 @@ def optimum(chain: Chain, gaussian: Any, x: torch.Tensor, t: int) -> torch.Tenso
     ratio = float(chain.ratio[t])
     upload = gaussian.noisy(chain.start)
     if chain.objective == "velocity":
-        return math.sqrt(ratio) * upload.expected_noise(x, ratio) - math.sqrt(1 - ratio) * upload.expected(x, ratio)
+        return math.sqrt(ratio) * upload.expected_noise(x, ratio) - math.sqrt(1 - ratio) * upload.expected(
+            x, ratio
+        )
     return upload.expected_noise(x, ratio)
 
 
