@@ -20,6 +20,7 @@ BENCHMARKS = (
     "release_speed",
     "start_up",
     "training_speed",
+    "rates",
     "sampling_evaluations",
     "wire_bits",
     "overhead",

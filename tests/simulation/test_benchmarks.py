@@ -18,6 +18,7 @@ from simulations.benchmarks import __main__ as command
 from simulations.benchmarks import (
     many_clients,
     overhead,
+    rates,
     release_speed,
     sampling_evaluations,
     simulated_run,
@@ -71,6 +72,9 @@ def test_every_benchmark_writes_its_table(tmp_path: Path, monkeypatch: pytest.Mo
         (training_speed, "CASES", (("tiny", 8, 1, 4), ("tiny", 8, 3, 4))),
         (training_speed, "IMAGES", 40),
         (training_speed, "SECONDS", 0.01),
+        (rates, "CASES", rates.CASES[:1]),
+        (rates, "IMAGES", 300),
+        (rates, "STEPS", 1),
         (sampling_evaluations, "SETTINGS", SHORT),
         (sampling_evaluations, "EQUAL", (2,)),
         (sampling_evaluations, "UNEQUAL", ((2, 3),)),
