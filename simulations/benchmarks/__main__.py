@@ -1,5 +1,6 @@
 """Measure, print the table, write it: python -m simulations.benchmarks [NAME ...]
 
+All together take long, many_clients longest: name those that you want, and run them on a quiet machine.
 Ratios are of two things measured alternately in the same run. Benchmarks with arguments of their own
 (noise_health.py, upload_attacks.py, upload_memory.py in this folder) are run by themselves.
 """

@@ -18,7 +18,7 @@ from fedpdiff.config.settings import Value
 from fedpdiff.simulation.processes import MARK, end_marked, marked
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 1.0  # between two looks at the memory
+SECONDS = 2.0  # between two looks at the memory
 # By what a command line begins with or holds; the first that fits counts.
 ROLES = {
     "actor": ("ray::",),  # each serves many clients
