@@ -15,6 +15,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -105,5 +106,7 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
         axes.set_xticks(list(walls), [f"{clients:,}" for clients in walls])
         axes.minorticks_off()
         axes.set_xlabel("clients")
+    times.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    times.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     canvas.tight_layout()
     save(canvas, path)

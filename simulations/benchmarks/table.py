@@ -60,8 +60,13 @@ def markdown(figures: Sequence[Figure]) -> str:
         low, high = min(figure.values), max(figure.values)
         goal = "" if figure.goal is None else f"{figure.bound} {figure.goal:g} {figure.unit}"
         met = {None: "", True: "yes", False: "NO"}[figure.met]
-        spread = f"{low:.3g} to {high:.3g}" if len(figure.values) > 1 else "measured once"
+        spread = f"{_short(low)} to {_short(high)}" if len(figure.values) > 1 else "measured once"
         if figure.interval:
             spread += "; mean in {:.3g} to {:.3g}".format(*figure.interval)
-        lines.append(f"| {figure.what} | {figure.median:.3g} {figure.unit} | {spread} | {goal} | {met} |")
+        lines.append(f"| {figure.what} | {_short(figure.median)} {figure.unit} | {spread} | {goal} | {met} |")
     return "\n".join(lines) + "\n"
+
+
+def _short(value: float) -> str:
+    """Write three digits, or all whole ones of a large number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -102,6 +102,7 @@ def test_a_goal_is_met_by_the_median() -> None:
     table = markdown([Figure("a", (1.0,), "x", 2.0), Figure("b", (1.0, 3.0), "s")])
     assert "| a | 1 x | measured once | at least 2 x | NO |" in table
     assert "| b | 2 s | 1 to 3 |  |  |" in table
+    assert "| d | 1,234 MB | 0.00123 to 2,469 |" in markdown([Figure("d", (0.001234, 1234.5, 2469.4), "MB")])
 
 
 def test_an_interval_is_shown_beside_the_spread() -> None:
