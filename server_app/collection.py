@@ -131,5 +131,4 @@ class Collection:
 
     def _report(self, progress: Progress) -> None:
         spools = [site.spool for site in self._participants.sites.values()]
-        total = sum(spool.manifest.shards for spool in spools)
-        progress(total - sum(len(spool.missing()) for spool in spools), total)
+        progress(sum(spool.arrived for spool in spools), sum(spool.manifest.shards for spool in spools))

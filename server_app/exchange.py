@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0  # how often to look who is connected
 BUSY_SECONDS = 5.0
 BUSY_TRIES = 6
+AT_ONCE = 16  # at least: instructions that simulated clients have at a time
 MOST_ASKED = 8  # how often an instruction is sent to one node
 
 # A message, its reply, the SuperNode or the ClientApp was lost: asked again, the client may well answer.
@@ -52,7 +54,9 @@ class Exchange:
     leave_out
         Called with (node id, reason) for a node that failed, stalled or could not be reached.
     deployed
-        Whether the nodes are real sites. In a simulation nothing gets lost, and nothing is asked again.
+        Whether the nodes are real sites. In a simulation nothing gets lost, and nothing is asked again. Its
+        clients take turns on a few workers: only so many are asked at a time as keep those busy, because the
+        time to answer runs from then, and Flower's simulation looks through all open messages for each node.
 
     Attributes
     ----------
@@ -95,10 +99,12 @@ class Exchange:
         self, requests: Requests, nodes: Iterable[int], content: RecordDict, message_type: str, seconds: float
     ) -> None:
         """Send one instruction to nodes and add it to ``requests``; :meth:`collect` hands out the replies."""
-        for node in list(nodes):
+        room = self._room(requests)
+        for place, node in enumerate(list(nodes)):
             request = Request(node, content, message_type, seconds)
             requests[node] = request
-            self._send(request, requests)
+            if place < room:
+                self._send(request, requests)
 
     def ask_all(self, messages: Iterable[Message], seconds: float) -> Requests:
         """Send messages and return them as open requests."""
@@ -129,10 +135,13 @@ class Exchange:
         """
         while requests:
             self._meet(newcomer)
+            self._send_held(requests)
             if beside is not None and beside.done():
                 beside.result()
             heard = False
             for request in list(requests.values()):
+                if self._held(request):
+                    continue
                 late = time.monotonic() > request.deadline  # asked before the look: what is there counts
                 for content in self._replies(request, requests):
                     heard = True
@@ -177,6 +186,22 @@ class Exchange:
         if not request.open:
             self._give_up(request, requests, "the message could not be delivered; it is no longer connected")
 
+    def _held(self, request: Request) -> bool:
+        """Return whether a simulated client's turn has not come yet."""
+        return not self._deployed and not request.times
+
+    def _room(self, requests: Requests) -> int:
+        """Return how many more clients may be asked now."""
+        if self._deployed:
+            return sys.maxsize
+        return _at_once() - sum(not self._held(request) for request in requests.values())
+
+    def _send_held(self, requests: Requests) -> None:
+        held = [request for request in requests.values() if self._held(request)]
+        for request in held[: max(0, self._room(requests))]:
+            request.deadline = time.monotonic() + request.seconds
+            self._send(request, requests)
+
     def _replies(self, request: Request, requests: Requests) -> Iterator[RecordDict]:
         """Yield the reply to a request, if there is one; a reply to any of its messages will do."""
         for message_id in list(request.open):
@@ -214,6 +239,14 @@ class Exchange:
     def _give_up(self, request: Request, requests: Requests, reason: str) -> None:
         if requests.pop(request.node, None):
             self._leave_out(request.node, reason)
+
+
+def _at_once() -> int:
+    """Return how many simulated clients are asked at a time: two for each CPU that Ray has for them."""
+    ray = sys.modules.get("ray")  # there, in this very process, where Flower simulates
+    if ray is None or not ray.is_initialized():
+        return AT_ONCE
+    return max(AT_ONCE, 2 * int(ray.cluster_resources().get("CPU", 0)))
 
 
 def _patiently(call: Callable[..., Iterable[Found]], *arguments: Any) -> list[Found]:

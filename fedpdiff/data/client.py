@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import datasets
 
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.data.classes import absent_classes, class_groups
 from fedpdiff.data.images import decode_images, to_labelled_images
-from fedpdiff.data.source import load_site, load_source
+from fedpdiff.data.source import Source, load_site, load_source
 from fedpdiff.data.splits import split_site, split_source
 from fedpdiff.errors import ConfigError, DataError
 from fedpdiff.types import LabelledImages
@@ -68,16 +69,13 @@ def load_client(config: RunConfig, node: NodeConfig, person_column: str = "") ->
         When the images cannot be read or divided.
     """
     if node.simulated:
-        from fedpdiff.data.partition import divide  # heavy, and a real site's data are not divided
-
         if node.partition_id is None or node.num_partitions != config.clients:
             raise ConfigError(
                 f"there are {node.num_partitions} simulated nodes, but clients = {config.clients}; run with "
                 f"--federation-config 'num-supernodes={config.clients}', or set clients={node.num_partitions}"
             )
-        where, source = f'data = "{config.data}"', load_source(config)
-        splits = split_source(source, config)
-        train, test = divide(splits.private, config)[node.partition_id], splits.test
+        where, (source, parts, test) = f'data = "{config.data}"', _divided(config)
+        train = parts[node.partition_id]
     else:
         where, source = f'data-path = "{node.data_path}"', load_site(config, node.data_path)
         train, test = split_site(source, config.test_fraction)
@@ -92,6 +90,19 @@ def load_client(config: RunConfig, node: NodeConfig, person_column: str = "") ->
         digests=tuple(digests),
         persons=_persons(train, person_column, where) if person_column else None,
     )
+
+
+@lru_cache(maxsize=1)
+def _divided(config: RunConfig) -> tuple[Source, list[datasets.Dataset], datasets.Dataset]:
+    """Return a simulation's source, the parts of all clients, and the test images.
+
+    A worker serves many clients of one run; each would divide the images of all of them anew.
+    """
+    from fedpdiff.data.partition import divide  # heavy, and a real site's data are not divided
+
+    source = load_source(config)
+    splits = split_source(source, config)
+    return source, divide(splits.private, config), splits.test
 
 
 def _persons(dataset: datasets.Dataset, column: str, where: str) -> tuple[str, ...]:

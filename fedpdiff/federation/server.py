@@ -58,6 +58,7 @@ class ServerTasks:
         self.folder = folder
         self.events = EventLog(folder.events, "server")
         self._downstream: dict[int, Downstream] = {}
+        self._judged: dict[tuple[int, str], dict[str, GroupScores]] = {}
         self._stopped = False
         use_threads(config.threads)
 
@@ -239,7 +240,12 @@ class ServerTasks:
             classes, seed = len(self.class_names), self.config.seed
             self._downstream[id(samples)] = Downstream(samples, None, classes, seed)
         downstream = self._downstream[id(samples)]
-        return evaluate_groups(samples, self.test, groups, network, self.space(network), downstream)
+        alike = id(samples), repr(groups)  # many clients have the same groups
+        if alike not in self._judged:
+            self._judged[alike] = evaluate_groups(
+                samples, self.test, groups, network, self.space(network), downstream
+            )
+        return self._judged[alike]
 
     def gap_spread(
         self, local: LabelledImages, bound: LabelledImages, class_counts: list[int], network: FeatureNetwork

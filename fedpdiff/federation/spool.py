@@ -95,6 +95,8 @@ class Spool:
         Payload accepted so far.
     kept
         Shards that an earlier attempt had accepted.
+    arrived
+        Shards that are here, those of an earlier attempt included.
     sha256
         Of the upload, as a certificate states it; empty until it is accepted as a whole.
     """
@@ -104,6 +106,7 @@ class Spool:
         self.manifest = manifest
         self.bytes = 0
         self.kept = 0
+        self.arrived = 0
         self.sha256 = ""
 
     @property
@@ -120,14 +123,14 @@ class Spool:
             self.create()
             return
         there = set(range(self.manifest.shards)) - set(self.missing())
-        self.kept = len(there)
+        self.kept = self.arrived = len(there)
         self.bytes = sum(self._shard_bytes(shard) for shard in there)
         self._describe()
 
     def create(self) -> None:
         """Make the folder, without shards; what an earlier attempt left is deleted."""
         self.discard()
-        self.kept = self.bytes = 0
+        self.kept = self.arrived = self.bytes = 0
         self._describe()
 
     def missing(self) -> list[int]:
@@ -192,6 +195,7 @@ class Spool:
         file = self._shard(shard.shard)
         self._check_noise(rows, [Codes(codes, rows, file.image_shape, file.bits)])
         file.write(codes, labels)
+        self.arrived += 1
         self.bytes += codes.nbytes + labels.nbytes
 
     def finish(self) -> None:

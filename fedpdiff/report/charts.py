@@ -15,14 +15,14 @@ from fedpdiff.report.table import shown_methods
 from fedpdiff.report.wording import GROUPS, duration, method_title, number
 from fedpdiff.results import ClientResults, Group, Method, Results
 
-_MAX_CLIENTS = 12  # rows that stay readable
+MAX_CLIENTS = 12  # rows that stay readable
 
 
 @styled
 def distances(results: Results, path: Path) -> Path | None:
     """Draw Frechet distances as bars, one panel per group; ``None`` when there are none."""
     methods = shown_methods(results)
-    clients = results.clients[:_MAX_CLIENTS]
+    clients = results.clients[:MAX_CLIENTS]
     groups = [g for g in GROUPS if any(c.frechet(g, m) is not None for c in clients for m in methods)]
     if not groups:
         return None
@@ -94,7 +94,7 @@ def timeline(events: list[dict[str, Any]], path: Path) -> Path | None:
     spans = phase_spans(events)
     if not spans:
         return None
-    people = sorted({who for who, *_ in spans}, key=_server_first)[: _MAX_CLIENTS + 1]
+    people = sorted({who for who, *_ in spans}, key=_server_first)[: MAX_CLIENTS + 1]
     phases = list(dict.fromkeys(phase for _, phase, *_ in spans))
     canvas = figure(7.8, 1.05 + 0.3 * len(people) + 0.18 * (-(-len(phases) // 5) - 1))
     axes = canvas.add_subplot()

@@ -35,12 +35,14 @@ def draw_figures(run: RunFiles) -> list[ReportFigure]:
     folder = run.folder / "figures"
     figures = []
     pfdm = run.results.method == "pfdm"
+    many = len(run.results.clients) > charts.MAX_CLIENTS
+    some = f" The first {charts.MAX_CLIENTS} of {len(run.results.clients):,} clients." if many else ""
 
     def add(kind: str, path: Path | None, caption: str) -> None:
         if path is not None:
             figures.append(ReportFigure(path, kind, caption))
 
-    for client in run.results.clients:
+    for client in run.results.clients[: charts.MAX_CLIENTS]:
         number, name = client.client, client.name
         hero = grids.hero(run, client, folder / f"hero-{number}.png")
         beside = "local-only samples, PFDM samples" if pfdm else f"{run.results.method_title} samples"
@@ -50,12 +52,13 @@ def draw_figures(run: RunFiles) -> list[ReportFigure]:
     add(
         "distances",
         charts.distances(run.results, folder / "distances.png"),
-        "Frechet distance to real test images by client, method and group of classes; shorter is better.",
+        "Frechet distance to real test images by client, method and group of classes; shorter is better."
+        + some,
     )
     add(
         "timeline",
         charts.timeline(run.events, folder / "timeline.png"),
-        "What server and clients did when; clients train while the server trains.",
+        "What server and clients did when; clients train while the server trains." + some,
     )
     add(
         "losses",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from fedpdiff.report.wording import (
     percent,
     size,
 )
-from fedpdiff.results import ClientResults, Group, GroupScores, Method, Results
+from fedpdiff.results import GroupScores, Method, Results
+
+MOST_SHOWN = 12  # clients by name; results.json has all
 
 
 def results_table(results: Results) -> str:
@@ -37,11 +40,32 @@ _LEGEND = (
 def _score_rows(results: Results) -> list[str]:
     methods = shown_methods(results)
     rows = [["client", "classes", *(method_title(method, results) for method in methods)]]
-    for client in results.clients:
+    for client in results.clients[:MOST_SHOWN]:
         for group in GROUPS:
             if group in client.groups:
-                rows.append([client.name, group, *(_cell(client, group, method) for method in methods)])
+                scores = (client.groups[group].get(method, GroupScores()) for method in methods)
+                rows.append([client.name, group, *(_cell(one.frechet, one.accuracy) for one in scores)])
+    if len(results.clients) > MOST_SHOWN:
+        rows += _mean_rows(results, methods)
     return markdown(rows)
+
+
+def _mean_rows(results: Results, methods: list[Method]) -> list[list[str]]:
+    """Return the means over all clients that have a number, where the table shows the first only."""
+    rows = []
+    for group in GROUPS:
+        cells = []
+        for method in methods:
+            there = [client.groups.get(group, {}).get(method, GroupScores()) for client in results.clients]
+            distances = [one.frechet for one in there if one.frechet is not None]
+            shares = [one.accuracy for one in there if one.accuracy is not None]
+            cells.append(_cell(_mean(distances), _mean(shares)))
+        rows.append([f"mean of {len(results.clients):,}", group, *cells])
+    return rows
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def shown_methods(results: Results) -> list[Method]:
@@ -68,7 +92,7 @@ def summary_lines(results: Results) -> list[str]:
         lines.append(f"Time: {phases}.")
     lines.append(f"Distances are in {results.feature_space}; seed {results.seed}.")
     if results.participants:
-        lines.append(f"Took part: {', '.join(results.participants)}.")
+        lines.append(f"Took part: {_names(results.participants)}.")
     lines += [f"Left out: {r.site} in {r.phase}: {r.reason}" for r in results.refused]
     return lines + results.notes
 
@@ -99,9 +123,11 @@ def gap_line(results: Results) -> str:
     """Return the minority gap closed, per client and as a mean."""
     if results.method != "pfdm":
         return "Minority gap closed: no number; compare with runs of local-only and centralised."
-    each = ", ".join(
-        f"{client.name} {percent(gap)}"
-        for client, gap in zip(results.clients, results.gap_closed, strict=False)
+    each = _names(
+        [
+            f"{client.name} {percent(gap)}"
+            for client, gap in zip(results.clients, results.gap_closed, strict=False)
+        ]
     )
     if results.gap_closed_mean is None:
         return f"Minority gap closed: no number ({each}): the gap is not above its spread, or not measured."
@@ -118,6 +144,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
-def _cell(client: ClientResults, group: Group, method: Method) -> str:
-    scores = client.groups[group].get(method, GroupScores())
-    return f"{number(scores.frechet)} ({percent(scores.accuracy)})"
+def _cell(distance: float | None, share: float | None) -> str:
+    return f"{number(distance)} ({percent(share)})"
+
+
+def _names(names: Sequence[str]) -> str:
+    """Return names separated by commas, the first of many and how many more there are."""
+    more = len(names) - MOST_SHOWN
+    return ", ".join(names[:MOST_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -17,7 +17,7 @@ from typing import IO, Self
 
 import psutil
 
-_MARK = "FEDPDIFF_LAUNCH"
+MARK = "FEDPDIFF_LAUNCH"
 _GRACE_SECONDS = 10.0
 
 
@@ -39,8 +39,8 @@ class ProcessFamily:
     """
 
     def __init__(self, environment: Mapping[str, str], folder: Path, log: IO[bytes] | int) -> None:
-        self.mark = f"{environment.get(_MARK, '')}/{uuid.uuid4().hex}"
-        self._environment = {**environment, _MARK: self.mark}
+        self.mark = f"{environment.get(MARK, '')}/{uuid.uuid4().hex}"
+        self._environment = {**environment, MARK: self.mark}
         self._folder = folder
         self._log = log
 
@@ -87,7 +87,7 @@ def marked(mark: str) -> list[psutil.Process]:
 def _belongs(process: psutil.Process, mark: str) -> bool:
     try:
         return (
-            f"{process.environ().get(_MARK, '')}/".startswith(f"{mark}/")
+            f"{process.environ().get(MARK, '')}/".startswith(f"{mark}/")
             and process.pid != os.getpid()
             and process.status() != psutil.STATUS_ZOMBIE
         )

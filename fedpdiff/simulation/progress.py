@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 _LINE_SECONDS = 10.0  # without a terminal: a phase reports at most this often
+_MOST_BARS = 24  # beyond that, those that are done leave the screen
 _STARTING = "starting Flower and Ray, about half a minute"
 
 Event = Mapping[str, Any]
@@ -27,16 +28,21 @@ class EventReader:
 
     def new(self) -> list[Event]:
         """Return the new events of all files, in order of time."""
-        events = [event for path in sorted(self._folder.glob("*.jsonl")) for event in self._read(path)]
+        # Only files that have grown are opened: there is one of each client.
+        grown = [path for path in self._folder.glob("*.jsonl") if path.stat().st_size > self._at(path)]
+        events = [event for path in sorted(grown) for event in self._read(path)]
         return sorted(events, key=lambda event: event["time"])
 
     def _read(self, path: Path) -> list[Event]:
         with path.open("rb") as file:
-            file.seek(self._position.get(path, 0))
+            file.seek(self._at(path))
             complete = file.read().rpartition(b"\n")  # the last line may be half written
         if complete[1]:
-            self._position[path] = self._position.get(path, 0) + len(complete[0]) + 1
+            self._position[path] = self._at(path) + len(complete[0]) + 1
         return [json.loads(line) for line in complete[0].splitlines() if line]
+
+    def _at(self, path: Path) -> int:
+        return self._position.get(path, 0)
 
 
 class Display(Protocol):
@@ -109,6 +115,8 @@ class Bars:
         )
         if ended:
             self._progress.stop_task(self._tasks[key])
+            if len(self._tasks) > _MOST_BARS:
+                self._progress.remove_task(self._tasks.pop(key))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""

@@ -1,5 +1,6 @@
 """Measure, print the table, write it: python -m simulations.benchmarks [NAME ...]
 
+All together take long, many_clients longest: name those that you want, and run them on a quiet machine.
 Ratios are of two things measured alternately in the same run. Benchmarks with arguments of their own
 (noise_health.py, upload_attacks.py, upload_memory.py in this folder) are run by themselves.
 """
@@ -16,7 +17,16 @@ from pathlib import Path
 
 from simulations.benchmarks.table import markdown
 
-BENCHMARKS = ("release_speed", "start_up", "training_speed")
+BENCHMARKS = (
+    "release_speed",
+    "start_up",
+    "training_speed",
+    "rates",
+    "sampling_evaluations",
+    "wire_bits",
+    "overhead",
+    "many_clients",
+)
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
@@ -44,6 +54,8 @@ def main() -> int:
         (arguments.out / f"{name}.md").write_text(head + table, encoding="utf-8")
         found = {"machine": machine, "figures": [figure.to_json() for figure in figures]}
         (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if hasattr(module, "draw"):
+            module.draw(figures, arguments.out / f"{name}.png")
     return 0
 
 

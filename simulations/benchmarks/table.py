@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -22,6 +22,10 @@ class Figure:
         Such as ``"x"`` for a ratio.
     goal
         What the median is to be ``at least`` or ``at most``; None where a figure only informs.
+    interval
+        Ends of the 95 % interval of the mean, where one was computed.
+    at
+        Where it was measured, by name: what a chart draws it over.
     """
 
     what: str
@@ -29,6 +33,8 @@ class Figure:
     unit: str
     goal: float | None = None
     bound: Literal["at least", "at most"] = "at least"
+    interval: tuple[float, float] | None = None
+    at: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -54,6 +60,13 @@ def markdown(figures: Sequence[Figure]) -> str:
         low, high = min(figure.values), max(figure.values)
         goal = "" if figure.goal is None else f"{figure.bound} {figure.goal:g} {figure.unit}"
         met = {None: "", True: "yes", False: "NO"}[figure.met]
-        spread = f"{low:.3g} to {high:.3g}" if len(figure.values) > 1 else "measured once"
-        lines.append(f"| {figure.what} | {figure.median:.3g} {figure.unit} | {spread} | {goal} | {met} |")
+        spread = f"{_short(low)} to {_short(high)}" if len(figure.values) > 1 else "measured once"
+        if figure.interval:
+            spread += "; mean in {:.3g} to {:.3g}".format(*figure.interval)
+        lines.append(f"| {figure.what} | {_short(figure.median)} {figure.unit} | {spread} | {goal} | {met} |")
     return "\n".join(lines) + "\n"
+
+
+def _short(value: float) -> str:
+    """Write three digits, or all whole ones of a large number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedpdiff.config import NodeConfig
+from fedpdiff.data import partition
 from fedpdiff.data.classes import absent_classes, class_groups
 from fedpdiff.data.client import load_client
 from fedpdiff.data.public import load_all_private, load_public, load_test
@@ -29,6 +30,18 @@ def test_simulated_clients_and_the_pooled_parts(run_config):
     torch.testing.assert_close(pooled.images, torch.cat([client.train.images for client in clients]))
     torch.testing.assert_close(load_test(config).images, clients[0].test.images)
     assert len(pooled) + len(load_test(config)) + len(load_public(config)) == 1797
+
+
+def test_a_worker_divides_once_for_all_its_clients_and_anew_for_another_run(run_config, monkeypatch):
+    calls = []
+    real = partition.divide
+    monkeypatch.setattr(partition, "divide", lambda *given: calls.append(given) or real(*given))
+    config, other = run_config(seed=71), run_config(seed=72)
+    first = [load_client(config, _node(k, 2)).train.images for k in (0, 1, 0)]
+    assert len(calls) == 1
+    assert torch.equal(first[0], first[2]) and not torch.equal(first[0][:50], first[1][:50])
+    assert not torch.equal(load_client(other, _node(0, 2)).train.images[:50], first[0][:50])
+    assert len(calls) == 2
 
 
 def test_ten_rgb_clients_of_another_size(run_config, rgb_parquet):

@@ -50,8 +50,9 @@ def earlier(manifest: ReleaseManifest, images: LabelledImages, tmp_path: Path) -
 def test_the_same_release_goes_on(earlier: Spool, images: LabelledImages) -> None:
     again = Spool(earlier.folder, earlier.manifest)
     again.resume()
-    assert (again.kept, again.bytes, again.missing()) == (2, earlier.bytes, [1])
+    assert (again.kept, again.arrived, again.bytes, again.missing()) == (2, 2, earlier.bytes, [1])
     accept(again, images, 1)
+    assert (again.kept, again.arrived) == (2, 3)
     again.finish()
     assert again.complete
     assert again.bytes == 40 * (64 + 8)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
-from fedpdiff.report import charts, grids
+from fedpdiff.report import charts, figures, grids
 from fedpdiff.report.run_files import RunFiles
 
 Build = Callable[..., Path]
@@ -90,3 +92,19 @@ def test_phases_that_overlap_repeat_or_never_end() -> None:
         ("client-0", "training", 1, 4),
         ("server", "upload", 3, 5),
     ]
+
+
+def test_of_many_clients_the_first_are_drawn_and_the_page_says_so(
+    run_folder: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("hero", "client_grid"):
+        monkeypatch.setattr(grids, name, lambda run, client, path: path)
+    run = RunFiles.read(run_folder())
+    many = run.results.model_copy(update={"clients": run.results.clients * 20})
+    drawn = figures.draw_figures(replace(run, results=many))
+    assert [one.kind for one in drawn].count("hero") == charts.MAX_CLIENTS
+    captions = {one.kind: one.caption for one in drawn}
+    for kind in ("distances", "timeline"):
+        assert captions[kind].endswith(f"The first {charts.MAX_CLIENTS} of 40 clients.")
+    few = {one.kind: one.caption for one in figures.draw_figures(run)}
+    assert not any("clients." in caption and "first" in caption for caption in few.values())

@@ -41,6 +41,19 @@ def test_the_table_holds_every_client_group_and_method(run_folder: Build) -> Non
     assert max(map(len, lines[:6])) < 110
 
 
+def test_of_many_clients_the_first_are_shown_and_the_mean_of_all(run_folder: Build) -> None:
+    results = Results.read(run_folder())
+    names = [f"client-{k}" for k in range(1000)]
+    many = {"clients": results.clients * 500, "participants": names, "gap_closed": results.gap_closed * 500}
+    text = results_table(results.model_copy(update=many))
+    rows = [line for line in text.splitlines() if "| minority |" in line]
+    means = [line for line in rows if line.startswith("| mean of 1,000 |")]
+    pfdm = [client.groups["minority"]["pfdm"].frechet for client in results.clients]
+    assert len(means) == 1 and len(rows) == 12 + 1
+    assert f"| {wording.number(sum(pfdm) / 2)} (90 %) |" in means[0]
+    assert "client-11 and 988 more." in text and "client-12" not in text
+
+
 def test_what_is_missing_is_a_dash(run_folder: Build) -> None:
     folder = run_folder(pfdm=None)
     results = Results.read(folder)

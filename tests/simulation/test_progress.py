@@ -68,3 +68,15 @@ def test_bars_end_full() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "100/100" in text
     assert "loss 0.25" in text
+
+
+def test_of_many_bars_those_that_are_done_leave_the_screen() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Bars(console) as bars:
+        for number in range(100):
+            bars.show({**event(1.0, "start"), "who": f"client-{number}"})
+            if number:
+                bars.show({**event(2.0, "end", 100), "who": f"client-{number}"})
+        shown = {task.fields["who"]: task.finished for task in bars._progress.tasks}
+    assert len(shown) < 30
+    assert shown["client-0"] is False  # still at work

@@ -181,13 +181,13 @@ def test_trainings_go_on_from_their_checkpoints(again: Any, tmp_path: Path, monk
     steps: list[str] = []
     real = networks.train_denoiser
 
-    def counted(network: Any, chain: Any, batches: Any, *rest: Any) -> Any:
+    def counted(network: Any, chain: Any, batches: Any, *rest: Any, **named: Any) -> Any:
         def drawn(count: int, generator: Any) -> Any:
             steps.append(type(batches).__name__)
             return draw(count, generator)
 
         draw, batches.draw = batches.draw, drawn
-        return real(network, chain, batches, *rest)
+        return real(network, chain, batches, *rest, **named)
 
     monkeypatch.setattr(networks, "train_denoiser", counted)
     grid = again()
@@ -301,11 +301,11 @@ def test_a_full_disk_of_a_site(again: Any, monkeypatch: Any) -> None:
     """It is told to its coordinator without a path, the others go on, and nothing is noised again."""
     real = networks.train_denoiser
 
-    def train(network: Any, chain: Any, batches: Any, *rest: Any) -> Any:
+    def train(network: Any, chain: Any, batches: Any, *rest: Any, **named: Any) -> Any:
         if type(batches).__name__ != "Uploads" and not failed:
             failed.append(1)
             full()
-        return real(network, chain, batches, *rest)
+        return real(network, chain, batches, *rest, **named)
 
     failed: list[int] = []
     monkeypatch.setattr(networks, "train_denoiser", train)
