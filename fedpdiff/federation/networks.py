@@ -20,6 +20,7 @@ from fedpdiff.diffusion.batches import (
 from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
+from fedpdiff.diffusion.workers import train_on_workers
 from fedpdiff.errors import ConfigError
 from fedpdiff.federation.agreement import hand_off_level
 from fedpdiff.federation.protocol import Mechanism
@@ -161,7 +162,10 @@ class Trainer:
         progress: Progress | None = None,
         checkpoint: Path | None = None,
     ) -> Denoiser:
-        """Train the global denoiser on pooled uploads at level t0, which may lie on the disk."""
+        """Train the global denoiser on pooled uploads at level t0, which may lie on the disk.
+
+        With ``global-workers`` above 1 each of so many processes is handed what ``uploads`` holds in memory.
+        """
         config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
         batches = Uploads(uploads, labels)
         return self._train(config, batches, self.centre, ("server", "global"), progress, checkpoint)
@@ -185,7 +189,12 @@ class Trainer:
         steps = self.config.personal_steps if config.kind == "personal" else self.config.global_steps
         settings = training_settings(self.config, steps, self.device)
         generator = torch_generator(seed, *purpose, "training")
-        train_denoiser(network, config.chain(), batches, settings, generator, progress, checkpoint)
+        task = (network, config.chain(), batches, settings, generator, progress, checkpoint)
+        workers = 1 if config.kind == "personal" else self.config.global_workers
+        if workers == 1:
+            train_denoiser(*task)
+        else:
+            train_on_workers(workers, *task)
         return Denoiser(network, config, centre)
 
     def _network(self, config: DenoiserConfig, seed: int) -> torch.nn.Module:

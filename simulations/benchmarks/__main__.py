@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simulations.benchmarks.table import markdown
 
-BENCHMARKS = ("release_speed", "start_up", "training_speed")
+BENCHMARKS = ("release_speed", "start_up", "training_speed", "many_small_clients")
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 

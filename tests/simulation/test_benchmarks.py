@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulations.benchmarks import __main__ as command
-from simulations.benchmarks import release_speed, start_up, training_speed
+from simulations.benchmarks import many_small_clients, release_speed, start_up, training_speed
 from simulations.benchmarks.table import Figure, markdown
 
 
@@ -21,6 +21,9 @@ def test_every_benchmark_writes_its_table(tmp_path: Path, monkeypatch: pytest.Mo
         (training_speed, "CASES", (("tiny", 8, 1, 4), ("tiny", 8, 3, 4))),
         (training_speed, "IMAGES", 40),
         (training_speed, "SECONDS", 0.01),
+        (many_small_clients, "CLIENTS", (2,)),
+        (many_small_clients, "BATCHES", (4,)),
+        (many_small_clients, "STEPS", 1),
         (command.sys, "argv", ["benchmarks", "--repetitions", "1", "--out", str(tmp_path)]),
     ):
         monkeypatch.setattr(module, name, value)
