@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+OUT_OF_MEMORY = "out of memory, waits to be alone"
+"""The phase of a client that ran out of the device's memory, until it has the device for itself."""
+
 
 class EventLog:
     """Appends one JSON object per line to ``folder/<who>.jsonl``.
@@ -80,3 +83,8 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             except ValueError:
                 continue
     return sorted(events, key=lambda event: event["time"])
+
+
+def ran_out_of_memory(events: list[dict[str, Any]]) -> list[str]:
+    """Return who ran out of the device's memory and did its work again, alone there, in order of time."""
+    return list(dict.fromkeys(str(event["who"]) for event in events if event["phase"] == OUT_OF_MEMORY))

@@ -21,8 +21,8 @@ FORMAT = "fedpdiff-run/1"
 _FORMAT_FILE = "format.json"
 _PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
 
-# How long to wait changes nothing of what is computed; a folder may also be moved.
-_MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds")
+# How long to wait, and how many compute at once, changes nothing of what is computed; a folder may be moved.
+_MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds", "gpu-clients")
 _LOCK_SECONDS = 60.0  # Flower needs so long to notice that an earlier attempt's process is to end
 
 
@@ -168,9 +168,10 @@ class ClientFolder:
     site's ``state-dir`` and outlives runs, because a release does.
     """
 
-    def __init__(self, root: Path, events: Path) -> None:
+    def __init__(self, root: Path, events: Path, locks: Path) -> None:
         self.root = root
         self.events = events
+        self.locks = locks
         self.agreement = root / "state" / "agreement"
         self.release = root / "state" / "release"
         self.witness = root / "witness.json"
@@ -185,9 +186,9 @@ class ClientFolder:
         """Return the folder of this client."""
         if node.simulated:
             run = RunFolder.of(config, run_id)
-            return cls(run.client(node.partition_id or 0), run.events)
+            return cls(run.client(node.partition_id or 0), run.events, run.lock.parent)
         root = Path(node.state_dir)
-        return cls(root, root / "events")
+        return cls(root, root / "events", root / "state")
 
     def prepare(self) -> None:
         """Make the folder, for its owner only: personal models, samples and scores lie in it."""

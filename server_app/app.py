@@ -14,6 +14,7 @@ from flwr.supercore.run import RunNotRunningException
 from fedpdiff.config import PFDM as PFDM_NAME
 from fedpdiff.config import RunConfig
 from fedpdiff.errors import FedpdiffError, RunError, is_full
+from fedpdiff.federation.device import is_out_of_memory, out_of_memory
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.report.page import write_failure, write_report
 from fedpdiff.report.table import results_table
@@ -34,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     config = RunConfig.parse(context.run_config)
     folder = RunFolder.of(config, context.run_id)
     folder.check(config)
-    with folder.locked(), _one_clear_error(folder):
+    with folder.locked(), _one_clear_error(config, folder):
         folder.prepare(config)
         _run(grid, config, folder)
 
@@ -54,12 +55,12 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _one_clear_error(folder: RunFolder) -> Iterator[None]:
+def _one_clear_error(config: RunConfig, folder: RunFolder) -> Iterator[None]:
     """Write why a run failed to ``error.txt``; say in the project's own words what others' errors mean."""
     try:
         yield
     except Exception as error:
-        clear = _in_own_words(error, folder)
+        clear = _in_own_words(error, config, folder)
         with suppress(OSError):  # the disk may be full
             write_text(folder.error, f"{type(clear).__name__}: {clear}\n")
             write_failure(folder.root)
@@ -68,10 +69,12 @@ def _one_clear_error(folder: RunFolder) -> Iterator[None]:
         raise clear from error
 
 
-def _in_own_words(error: Exception, folder: RunFolder) -> Exception:
+def _in_own_words(error: Exception, config: RunConfig, folder: RunFolder) -> Exception:
     again = f"flwr run with run-dir = {folder.root} goes on from there"
     if isinstance(error, FedpdiffError):
         return error
+    if is_out_of_memory(error):
+        return out_of_memory(config, ", at the coordinator")
     if is_full(error):
         return RunError(
             f"the coordinator's disk is full ({error}); nothing that was accepted is lost: make room, and "

@@ -19,7 +19,7 @@ _SIZE_MULTIPLE = {
 
 def impossible_combinations(config: RunConfig) -> list[str]:
     """Return one line per problem; each names the settings, their values, and what to do."""
-    groups = (_clients, _method, _data, _partition, _privacy, _levels, _evaluation)
+    groups = (_clients, _method, _workers, _data, _partition, _privacy, _levels, _evaluation)
     return [problem for group in groups for problem in group(config)]
 
 
@@ -49,6 +49,25 @@ def _method(config: RunConfig) -> list[str]:
         problems.append(
             'method = "centralised" with centralised = false: it trains on all clients\' clean images, which '
             "only a simulation can; set centralised to true if that is meant"
+        )
+    return problems
+
+
+def _workers(config: RunConfig) -> list[str]:
+    if config.global_workers == 1:
+        return []
+    given, problems = f"global-workers = {config.global_workers}", []
+    if config.method != "pfdm":
+        problems.append(
+            f'{given} with method = "{config.method}": only pfdm has a global training; set it to 1'
+        )
+    if config.batch_size % config.global_workers:
+        problems.append(
+            f"{given} with batch-size = {config.batch_size}: must divide it, so that all take as many images"
+        )
+    if config.device.startswith("cuda:"):
+        problems.append(
+            f'{given} with device = "{config.device}": each worker takes a GPU of its own; set device to auto'
         )
     return problems
 

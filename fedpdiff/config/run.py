@@ -6,7 +6,7 @@ import tomllib
 import unicodedata
 from typing import Any, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from fedpdiff.config.checks import impossible_combinations
 from fedpdiff.config.settings import Settings, Value, setting, show, unknown_key
@@ -39,6 +39,9 @@ class RunConfig(Settings):
     reply_seconds: int = setting(3600, _SECONDS, ge=1)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = setting(1, "a whole number of at least 0 (0 = torch's own choice)", ge=0)
+    gpu_clients: str = setting(
+        "auto", "auto or a whole number of at least 1", pattern=r"^(auto|[1-9]\d{0,3})$"
+    )
 
     # Data
     data: str = setting(
@@ -108,6 +111,7 @@ class RunConfig(Settings):
     ema_decay: float = setting(0.995, "a number from 0 to below 1", ge=0, lt=1)
     gradient_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto, float32 or bfloat16")
+    global_workers: int = setting(1, "a whole number from 1 to 64", ge=1, le=64)
     checkpoint_every: int = setting(0, "a whole number of at least 0 (0 = none)", ge=0)
     sampler: Literal["dpm-solver++", "ddim", "ddpm"] = setting("dpm-solver++", "dpm-solver++, ddim or ddpm")
     global_sampling_steps: int = setting(10, _COUNT, ge=1)
@@ -132,6 +136,11 @@ class RunConfig(Settings):
     inception_weights: str = setting("", "an absolute path", pattern=_ABSOLUTE)
     oracle: bool = setting(True, "true or false")
     centralised: bool = setting(True, "true or false")
+
+    @field_validator("gpu_clients", mode="before")
+    @classmethod
+    def _number_or_word(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -16,6 +16,7 @@ from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.checkpoint import load_checkpoint, save_checkpoint
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
+from fedpdiff.diffusion.team import ALONE, Team
 from fedpdiff.errors import RunError
 
 REPORTS = 50
@@ -79,6 +80,7 @@ def train_denoiser(
     penalty: Penalty | None = None,
     make_optimizer: MakeOptimizer = adamw,
     base: LinearGaussian | None = None,
+    team: Team = ALONE,
 ) -> UNet2DModel:
     """Train ``network`` in place and return it with its averaged (EMA) weights, in evaluation mode.
 
@@ -103,6 +105,8 @@ def train_denoiser(
         Makes the optimiser of (parameters, learning rate). Parameters that need no gradient stay as they are.
     base
         What the network's output is added to; it is not trained.
+    team
+        The processes that train this network together; all call this with the same arguments.
 
     Raises
     ------
@@ -113,7 +117,7 @@ def train_denoiser(
     """
     device = network.device
     span = range(1, settings.steps + 1) if span is None else span
-    network.train()
+    model = team.shared(network.train())
     optimizer = make_optimizer((p for p in network.parameters() if p.requires_grad), settings.learning_rate)
     average = EMAModel(
         network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
@@ -131,8 +135,9 @@ def train_denoiser(
     every = max(1, settings.steps // REPORTS)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step in range(done + 1, span[-1] + 1):
-            torch.manual_seed(seed + step)  # dropout draws from torch's own stream: the same after a resume
-            loss = _loss(network, chain, batches, settings, generator, base)
+            # Dropout draws from torch's own stream: the same after a resume, another one in each process.
+            torch.manual_seed(seed + step + team.number * settings.steps)
+            loss = _loss(model, chain, batches, settings, generator, base, team)
             if penalty is not None:
                 loss = loss + penalty(network)
             optimizer.zero_grad(set_to_none=True)
@@ -143,8 +148,8 @@ def train_denoiser(
             average.step(network.parameters())
             losses.append(loss.detach())
             if step % every == 0 or step == span[-1]:
-                _report(losses, step, settings.steps, progress)
-            if checkpoint is not None and settings.checkpoint_after(step):
+                _report(losses, step, settings.steps, progress, team)
+            if checkpoint is not None and team.leads and settings.checkpoint_after(step):
                 save_checkpoint(checkpoint, identity, step, network, optimizer, average, generator)
     if settings.ema_decay:
         average.copy_to(network.parameters())
@@ -152,22 +157,24 @@ def train_denoiser(
 
 
 def _loss(
-    network: UNet2DModel,
+    model: torch.nn.Module,
     chain: Chain,
     batches: Batches,
     settings: TrainingSettings,
     generator: torch.Generator,
     base: LinearGaussian | None,
+    team: Team,
 ) -> torch.Tensor:
-    """Draw a batch, levels and noise, and return the loss."""
-    device = network.device
+    """Draw a batch, levels and noise, and return the loss of this process's part."""
+    device = next(model.parameters()).device
     start, condition = batches.draw(settings.batch_size, generator)
-    start, condition = start.to(device, non_blocking=True), condition.to(device, non_blocking=True)
     t = torch.randint(chain.first, chain.last + 1, (len(start),), generator=generator)
-    noise = torch.randn(start.shape, generator=generator).to(device, non_blocking=True)
+    noise = torch.randn(start.shape, generator=generator)
+    start, condition, t, noise = (team.part(whole) for whole in (start, condition, t, noise))
+    start, condition, noise = (x.to(device, non_blocking=True) for x in (start, condition, noise))
     x_t = chain.diffuse(start, t, noise)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-        output = network(x_t, (t - 1).to(device), class_labels=condition).sample
+        output = model(x_t, (t - 1).to(device), class_labels=condition).sample
     output = output.float()
     if base is not None:
         output = output + base(x_t, chain.alpha_bar[t], condition)
@@ -192,8 +199,8 @@ def _identity(
     return digest.hexdigest()
 
 
-def _report(losses: list[torch.Tensor], step: int, steps: int, progress: Progress | None) -> None:
-    loss = torch.stack(losses).mean().item()
+def _report(losses: list[torch.Tensor], step: int, steps: int, progress: Progress | None, team: Team) -> None:
+    loss = team.mean(torch.stack(losses).mean()).item()
     losses.clear()
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise RunError(

@@ -121,8 +121,7 @@ class ClientTasks(Member):
 
         A training that was cut off goes on from its checkpoint, a finished one is not done again.
         """
-        with self.folder.alone():
-            return self._personalize()
+        return self.on_device(self._personalize)
 
     def _personalize(self) -> PhaseReport:
         started = time.monotonic()
@@ -149,15 +148,17 @@ class ClientTasks(Member):
 
     def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
         """Sample with the received global half and judge the samples; see :meth:`Member.finish`."""
-        with self.folder.alone():
-            started = time.monotonic()
-            global_half = self._trainer().empty_global_half()
-            load_arrays(global_half, with_prefix(arrays, "global/"))
+        return self.on_device(lambda: self._sample(arrays))
 
-            def draw(progress: Progress) -> Samples:
-                return self._draw(global_half, progress)
+    def _sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
+        started = time.monotonic()
+        global_half = self._trainer().empty_global_half()
+        load_arrays(global_half, with_prefix(arrays, "global/"))
 
-            return self.finish(draw, self._ingredients(arrays), arrays, started)
+        def draw(progress: Progress) -> Samples:
+            return self._draw(global_half, progress)
+
+        return self.finish(draw, self._ingredients(arrays), arrays, started)
 
     def _ingredients(self, arrays: Arrays) -> str:
         """Return a hash of all that decides the samples and their scores."""

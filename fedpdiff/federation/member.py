@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ import torch
 from fedpdiff.config import NodeConfig, RunConfig
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.evaluation import GroupScores, evaluate_groups, reference_images
-from fedpdiff.events import EventLog
-from fedpdiff.federation.networks import use_threads, with_checkpoints
+from fedpdiff.events import OUT_OF_MEMORY, EventLog
+from fedpdiff.federation.device import DeviceShare
+from fedpdiff.federation.networks import choose_device, use_threads, with_checkpoints
 from fedpdiff.federation.protocol import PhaseReport
 from fedpdiff.federation.sampled import read_scores, write_scores
 from fedpdiff.federation.sampling import save_samples
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fedpdiff.data.client import ClientData
 
 Samples = dict[str, LabelledImages]
+Outcome = TypeVar("Outcome")
 
 
 class Member:
@@ -75,6 +77,24 @@ class Member:
 
         column = self._site_policy.person_column if self._site_policy else ""
         return load_client(self.config, self.node, column)
+
+    def on_device(self, work: Callable[[], Outcome]) -> Outcome:
+        """Do work that trains or samples, which no other process does for this client meanwhile.
+
+        When the device's memory runs out it is done again, with no other client of the run on the device.
+
+        Raises
+        ------
+        RunError
+            When the memory does not suffice even so.
+        """
+
+        def one_at_a_time() -> Outcome:
+            with self.folder.alone():
+                return work()
+
+        share = DeviceShare(self.folder.locks, choose_device(self.config.device))
+        return share.run(one_at_a_time, self.config, lambda: self.events.phase(OUT_OF_MEMORY))
 
     def finish(
         self, draw: Callable[[Progress], Samples], ingredients: str, arrays: Arrays, started: float

@@ -22,6 +22,7 @@ from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.networks import build_network, start_from_nothing
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
+from fedpdiff.diffusion.workers import train_on_workers
 from fedpdiff.errors import ConfigError
 from fedpdiff.federation.agreement import hand_off_level
 from fedpdiff.federation.protocol import Mechanism
@@ -164,7 +165,10 @@ class Trainer:
         progress: Progress | None = None,
         checkpoint: Path | None = None,
     ) -> Denoiser:
-        """Train the global denoiser on pooled uploads at level t0, which may lie on the disk."""
+        """Train the global denoiser on pooled uploads at level t0, which may lie on the disk.
+
+        With ``global-workers`` above 1 each of so many processes is handed what ``uploads`` holds in memory.
+        """
         config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
         base = config.empty_base()
         if base is not None:
@@ -197,7 +201,12 @@ class Trainer:
         generator = torch_generator(seed, *purpose, "training")
         if base is not None:
             start_from_nothing(network)
-        train_denoiser(network, config.chain(), batches, settings, generator, progress, checkpoint, base=base)
+        task = (network, config.chain(), batches, settings, generator, progress, checkpoint)
+        workers = 1 if config.kind == "personal" else self.config.global_workers
+        if workers == 1:
+            train_denoiser(*task, base=base)
+        else:
+            train_on_workers(workers, *task, base=base)
         return Denoiser(network, config, centre, base)
 
     def _network(self, config: DenoiserConfig, seed: int) -> torch.nn.Module:

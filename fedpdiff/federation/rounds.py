@@ -77,40 +77,37 @@ class RoundTasks(Member):
         """
         started, number = time.monotonic(), instruction.round
         self._check_round(number)
-        with self.folder.alone():
-            state, asked = RoundState.load(self._path), self._digest(instruction, arrays)
-            if state.asked != asked:
-                self._train(state, instruction, arrays)
-                state.asked = asked
-                state.save(self._path)
+        reply = self.on_device(lambda: self._reply(instruction, arrays))
         report = RoundReport(
             site=self.site,
             seconds=time.monotonic() - started,
             gradient_steps=len(self._span(number)),
             round=number,
         )
-        return report, state.reply
+        return report, reply
 
     def sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
         """Sample with the averaged weights, and this client's own where the method has some, and judge."""
-        with self.folder.alone():
-            started = time.monotonic()
-            denoiser, _ = self._denoiser()
-            weights = to_arrays(denoiser.network)
-            received = self.method.decode(with_prefix(arrays, "weights/"))
-            check_weights(received, chosen(weights, self.method.exchanged))
-            own = RoundState.load(self._path).average.weights
-            load_arrays(denoiser.network, weights | own | received)
-            denoiser.network.eval()
+        return self.on_device(lambda: self._sample(arrays))
 
-            def draw(progress: Progress) -> Samples:
-                purpose = self.stream("samples")
-                sampler = Sampler(self.config, len(self.data.class_names), purpose, progress)
-                samples = {self.method.column: sampler.whole_chain(denoiser)}
-                return samples | ({"real": self.real()} if self.node.simulated else {})
+    def _sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
+        started = time.monotonic()
+        denoiser, _ = self._denoiser()
+        weights = to_arrays(denoiser.network)
+        received = self.method.decode(with_prefix(arrays, "weights/"))
+        check_weights(received, chosen(weights, self.method.exchanged))
+        own = RoundState.load(self._path).average.weights
+        load_arrays(denoiser.network, weights | own | received)
+        denoiser.network.eval()
 
-            tensors = self.judged_with(arrays) | {f"mine/{name}": array for name, array in own.items()}
-            return self.finish(draw, ingredients_digest(self.config, None, tensors), arrays, started)
+        def draw(progress: Progress) -> Samples:
+            purpose = self.stream("samples")
+            sampler = Sampler(self.config, len(self.data.class_names), purpose, progress)
+            samples = {self.method.column: sampler.whole_chain(denoiser)}
+            return samples | ({"real": self.real()} if self.node.simulated else {})
+
+        tensors = self.judged_with(arrays) | {f"mine/{name}": array for name, array in own.items()}
+        return self.finish(draw, ingredients_digest(self.config, None, tensors), arrays, started)
 
     # -- one round ----------------------------------------------------------------------------------------
 
@@ -121,6 +118,15 @@ class RoundTasks(Member):
                 f'round {number} was asked for, but method = "{self.method.name}" has the rounds {first} to '
                 f"{self.method.rounds}"
             )
+
+    def _reply(self, instruction: RoundInstruction, arrays: Arrays) -> Arrays:
+        """Train a round that has not been trained yet, and return what is sent."""
+        state, asked = RoundState.load(self._path), self._digest(instruction, arrays)
+        if state.asked != asked:
+            self._train(state, instruction, arrays)
+            state.asked = asked
+            state.save(self._path)
+        return state.reply
 
     def _digest(self, instruction: RoundInstruction, arrays: Arrays) -> str:
         """Return a hash of all that decides this round's outcome."""

@@ -12,11 +12,11 @@ import numpy as np
 from fedpdiff.config import RunConfig
 from fedpdiff.runfolder import ClientFolder, write_json
 
-_DECIDE_NOTHING = {"run_dir", "min_clients", "wait_seconds", "reply_seconds"}
+_DECIDE_NOTHING = {"run_dir", "min_clients", "wait_seconds", "reply_seconds", "gpu_clients"}
 
 
 def deciding_settings(config: RunConfig) -> str:
-    """Return all settings as JSON but those that say where a run lies and how long its server waits."""
+    """Return all settings as JSON but those that say where and in what time a run is done."""
     return config.model_dump_json(exclude=_DECIDE_NOTHING)
 
 

@@ -23,7 +23,7 @@ from fedpdiff.events import EventLog
 from fedpdiff.federation.agreement import Agreement, propose
 from fedpdiff.federation.certificates import check_declared
 from fedpdiff.federation.networks import Trainer, use_threads, with_checkpoints
-from fedpdiff.federation.pooled import pooled_images
+from fedpdiff.federation.pooled import SpooledImages, pooled_images
 from fedpdiff.federation.sampling import Sampler, save_samples
 from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.metrics.feature_training import cached_feature_network
@@ -173,6 +173,8 @@ class ServerTasks:
         if any(spool.manifest.number is None for spool in spools):
             trainer.config = with_checkpoints(self.config, self.config.global_steps)
         uploads, labels = pooled_images(spools)
+        if self.config.global_workers > 1:  # none of them has a copy: they share what the system has read
+            uploads = SpooledImages(spools)
         with self.events.phase("global training", self.config.global_steps) as progress:
 
             def report(done: int, total: int, loss: float | None = None) -> None:

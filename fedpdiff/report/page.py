@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from fedpdiff.events import ran_out_of_memory
 from fedpdiff.report import wording
 from fedpdiff.report.attack_words import attack_words
 from fedpdiff.report.figures import ReportFigure, draw_figures
@@ -106,6 +107,7 @@ def render(run: RunFiles, figures: list[ReportFigure], failures: list[str]) -> s
         environment=_flat(run.environment),
         run_name=run.folder.resolve().name,
         seconds=_wall_time(run),
+        again=ran_out_of_memory(run.events),
     )
 
 

@@ -205,6 +205,9 @@ image in it is bounded by its certificate.</p>{% endif %}
 _RUN = """
 <h2>How the run went</h2>
 {{ who(results) }}
+{% if again %}<p>Ran out of the GPU’s memory, and worked again with no other client on it:
+{{ again | join(", ") }}. A smaller <code>gpu-clients</code> or <code>batch-size</code> avoids that.</p>
+{% endif %}
 {{ picture("timeline") }}
 {{ picture("losses") }}
 {% if results.bytes_up %}

@@ -36,7 +36,7 @@ def to_toml(settings: Mapping[str, Value]) -> str:
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
 
 
-def federation_settings(clients: int, gpus: int = 0) -> dict[str, Value]:
+def federation_settings(clients: int, gpus: int = 0, most: int | None = None) -> dict[str, Value]:
     """Return Flower's simulation settings: one CPU per client, as many clients at once as there are CPUs.
 
     Parameters
@@ -44,10 +44,12 @@ def federation_settings(clients: int, gpus: int = 0) -> dict[str, Value]:
     clients
         Number of simulated clients.
     gpus
-        GPUs of this machine that the clients may share.
+        GPUs of this machine that the clients are spread over.
+    most
+        Clients at once, whatever the number of CPUs; None: as many as there are.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = min(clients, cpus)
+    at_once = min(clients, cpus, most or clients)
     settings: dict[str, Value] = {
         "num-supernodes": clients,
         "client-resources-num-cpus": 1,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from fedpdiff.config.settings import Value
 from fedpdiff.errors import RunError
 from fedpdiff.report.table import statement_line
 from fedpdiff.runfolder import RunFolder
+from fedpdiff.simulation.gpu_clients import clients_per_gpu, count_gpus
 from fedpdiff.simulation.launcher import COMPLETED, federation_settings, run_flower, tail
 from fedpdiff.simulation.presets import Preset, configure
 from fedpdiff.simulation.progress import EventReader, display
@@ -80,19 +79,25 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
                 shown.show(event)
 
         try:
-            status = run_flower(
-                app,
-                config.flat(),
-                federation_settings(config.clients, _gpus(config.device)),
-                log,
-                on_wait,
-                config.threads,
-            )
+            federation = _federation(config, log, shown.say)
+            status = run_flower(app, config.flat(), federation, log, on_wait, config.threads)
         except RunError as error:
             return str(error)
     if status == COMPLETED and (run_dir / "results.md").exists():
         return ""
     return _cause(run_dir, log, status)
+
+
+def _federation(config: RunConfig, log: Path, say: Callable[[str], None]) -> dict[str, Value]:
+    """Return Flower's simulation settings; with GPUs, measure first how many clients these have room for."""
+    gpus = count_gpus(config.device)
+    if not gpus:
+        return federation_settings(config.clients)
+    with log.open("ab") as output:
+        per_gpu, why = clients_per_gpu(config, output)
+    say(why)
+    named = config.device not in ("auto", "cuda")  # Ray would hide it, or call it cuda:0
+    return federation_settings(config.clients, 0 if named else gpus, gpus * per_gpu)
 
 
 class PrivacyReader:
@@ -119,15 +124,6 @@ def _cause(run_dir: Path, log: Path, status: str) -> str:
     if written.exists():
         return f"{written.read_text(encoding='utf-8').strip()}\n(everything that was logged: {log})"
     return f"Flower says {status}; the end of {log}:\n{tail(log)}"
-
-
-def _gpus(device: str) -> int:
-    """Count the GPUs that the clients may use; torch is loaded only on a machine that may have some."""
-    if device == "cpu" or (shutil.which("nvidia-smi") is None and not os.path.exists("/dev/nvidia0")):
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _minutes(seconds: float) -> str:

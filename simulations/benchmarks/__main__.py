@@ -21,6 +21,7 @@ BENCHMARKS = (
     "release_speed",
     "start_up",
     "training_speed",
+    "many_small_clients",
     "rates",
     "sampling_evaluations",
     "wire_bits",

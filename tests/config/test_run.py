@@ -70,6 +70,7 @@ def test_whole_numbers_are_allowed_for_floats() -> None:
         ("public-fraction", 0.9), ("test-fraction", 0.0), ("partitioner", "random"), ("partitioner", "a b:C"),
         ("delta", 0.0), ("delta", 1.0), ("clip", 0.0), ("wire-bits", 3), ("network", "large"),
         ("clip-flag", 1), ("ema-decay", 1.0), ("diffusion-steps", 9), ("t0", -1), ("batch-size", 0),
+        ("global-workers", 0), ("gpu-clients", "some"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named(key: str, value: object) -> None:
@@ -123,6 +124,9 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"epsilon": 0, "t0": 900, "hand_off_margin": 90, "global_sampling_steps": 11},
          ["global-sampling-steps", "10"]),
         ({"personal_sampling_steps": 1001}, ["personal-sampling-steps", "1000"]),
+        ({"global_workers": 3}, ["global-workers", "batch-size = 64"]),
+        ({"global_workers": 2, "device": "cuda:1"}, ["global-workers", "device"]),
+        ({"global_workers": 2, "method": "fedavg"}, ["global-workers", "method"]),
     ],
 )  # fmt: skip
 def test_an_impossible_combination_is_named(settings: dict[str, object], named: list[str]) -> None:

@@ -17,6 +17,7 @@ from fedpdiff.config import RunConfig
 from simulations.benchmarks import __main__ as command
 from simulations.benchmarks import (
     many_clients,
+    many_small_clients,
     overhead,
     rates,
     release_speed,
@@ -82,6 +83,9 @@ def test_every_benchmark_writes_its_table(tmp_path: Path, monkeypatch: pytest.Mo
         (overhead, "simulate", finished),
         (many_clients, "simulate", finished),
         (many_clients, "CLIENTS", (2, 3, 5)),
+        (many_small_clients, "CLIENTS", (2,)),
+        (many_small_clients, "BATCHES", (4,)),
+        (many_small_clients, "STEPS", 1),
         (command.sys, "argv", ["benchmarks", "--repetitions", "1", "--out", str(tmp_path)]),
     ):
         monkeypatch.setattr(module, name, value)
