@@ -25,9 +25,9 @@ def test_two_workers_train_what_one_trains(
     handed: list[Any] = []
     train = networks.train_on_workers
 
-    def spy(workers: int, *task: Any) -> Any:
+    def spy(workers: int, *task: Any, **named: Any) -> Any:
         handed.append((workers, task[2]))
-        return train(workers, *task)
+        return train(workers, *task, **named)
 
     monkeypatch.setattr(networks, "train_on_workers", spy)
     common = {"release-noise": "seeded", "centralised": False, "oracle": False, "personal-steps": 1}
