@@ -20,16 +20,16 @@ from torch import nn
 
 from fedpdiff.diffusion.batches import Images
 
-RANK = 128
+RANK = 64
 """Most principal directions that are kept."""
-_SWEEPS = 6  # of the subspace iteration; directions that stand out of the noise converge in fewer
-_BLOCK = 1024  # images that are in memory at a time
+_SWEEPS = 4  # of the subspace iteration; directions that stand out of the noise converge in fewer
+_BLOCK = 2**22  # values that are in memory at a time, at least an image
 
 
 class LinearGaussian(nn.Module):
     """Equation (1), with one mean per class and one covariance of low rank for all of them.
 
-    Buffers (float32; K classes, d = C H W values, R = min(128, d) directions): ``means`` (K, d),
+    Buffers (float32; K classes, d = C H W values, R = min(64, d) directions): ``means`` (K, d),
     ``directions`` (R, d), orthonormal, and ``variances`` (R,), of clean clipped images along them.
 
     Parameters
@@ -75,32 +75,32 @@ class LinearGaussian(nn.Module):
             CPU generator of the first directions of the iteration.
         """
         counts = torch.bincount(labels, minlength=len(self.means)).double()
-        means = _means(uploads, labels, counts)  # not drawn towards each other: it would blur the classes
+        values = self.means.shape[1]
+        means = _means(
+            uploads, labels, counts, values
+        )  # not drawn towards each other: it would blur the classes
         free = len(labels) - int((counts > 0).sum())  # degrees of freedom within classes
         if free > 0:
             spread, directions = _principal(uploads, labels, means, len(self.variances), free, generator)
-            values = means.shape[1]
             variances = (1 - start) * _signal(spread / (1 - start), values / free)
             self.directions.copy_(directions.T)
             self.variances.copy_(variances / start)
         self.means.copy_(means / math.sqrt(start))
 
 
-def _blocks(count: int) -> list[torch.Tensor]:
-    return list(torch.arange(count).split(_BLOCK))
+def _blocks(count: int, values: int) -> tuple[torch.Tensor, ...]:
+    """Return the rows of each block of images of so many values."""
+    return torch.arange(count).split(max(1, _BLOCK // values))
 
 
-def _means(uploads: Images, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def _means(uploads: Images, labels: torch.Tensor, counts: torch.Tensor, values: int) -> torch.Tensor:
     """Return the mean upload of each class (K, d); a class without uploads has the mean of all."""
-    sums = torch.zeros(0)
-    for rows in _blocks(len(labels)):
-        block = uploads[rows].flatten(1).double()
-        if not len(sums):
-            sums = torch.zeros(len(counts), block.shape[1], dtype=torch.float64)
-        sums.index_add_(0, labels[rows], block)
+    sums = torch.zeros(len(counts), values, dtype=torch.float64)
+    for rows in _blocks(len(labels), values):
+        sums.index_add_(0, labels[rows], uploads[rows].flatten(1).double())
     means = sums / counts.clamp_min(1).view(-1, 1)
     means[counts == 0] = sums.sum(0) / len(labels)
-    return means
+    return means.float()
 
 
 def _principal(
@@ -116,11 +116,11 @@ def _principal(
     By subspace iteration over the uploads, a block at a time: the matrix itself would have d^2 entries.
     """
     values = means.shape[1]
-    basis = torch.linalg.qr(torch.randn(values, rank, generator=generator, dtype=torch.float64)).Q
+    basis = torch.linalg.qr(torch.randn(values, rank, generator=generator)).Q
     for sweep in range(_SWEEPS + 1):
         image = torch.zeros_like(basis)
-        for rows in _blocks(len(labels)):
-            residual = uploads[rows].flatten(1).double() - means[labels[rows]]
+        for rows in _blocks(len(labels), values):
+            residual = uploads[rows].flatten(1).float() - means[labels[rows]]
             image += residual.T @ (residual @ basis)
         if sweep < _SWEEPS:
             basis = torch.linalg.qr(image).Q

@@ -118,7 +118,7 @@ def test_any_number_of_uploads_gives_finite_moments(count: int, classes: int, se
 def test_a_block_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     uploads, labels, _, _ = world(1_000, 2.0, seed=5)
     whole = fitted(uploads, labels)
-    monkeypatch.setattr(linear_gaussian, "_BLOCK", 64)
+    monkeypatch.setattr(linear_gaussian, "_BLOCK", 64 * VALUES)
     seen: list[int] = []
 
     class Watched:

@@ -101,6 +101,7 @@ def test_a_nested_chain_without_order_and_with_one_client_is_attacked_too(
         clients=1,
         min_clients=1,
         objective="noise",
+        global_base="none",
         partitioner="iid",
         t0=290,
         hand_off_margin=0,
