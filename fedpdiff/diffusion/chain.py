@@ -66,17 +66,6 @@ class Chain:
         ratio = _per_image(self.ratio[t.cpu()], start)
         return ratio.sqrt() * start + (1 - ratio).sqrt() * noise
 
-    def loss(
-        self,
-        output: torch.Tensor,
-        start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
-        noise: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the training loss of the network's ``output`` at levels ``t``: the mean over images."""
-        return self.losses(output, start, x_t, t, noise).mean()
-
     def losses(
         self,
         output: torch.Tensor,

@@ -178,7 +178,7 @@ def _loss(
     output = output.float()
     if base is not None:
         output = output + base(x_t, chain.alpha_bar[t], condition)
-    return chain.loss(output, start, x_t, t, noise)
+    return chain.losses(output, start, x_t, t, noise).mean()
 
 
 def _identity(

@@ -215,7 +215,7 @@ class RoundServer:
         output = network(
             x_t.to(network.device), (t - 1).to(network.device), class_labels=labels.to(network.device)
         ).sample
-        return float(chain.loss(output.float().cpu(), start, x_t, t, noise))
+        return float(chain.losses(output.float().cpu(), start, x_t, t, noise).mean())
 
 
 def _weights(denoiser: Denoiser) -> Arrays:

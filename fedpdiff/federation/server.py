@@ -57,7 +57,8 @@ class ServerTasks:
         self.config = config
         self.folder = folder
         self.events = EventLog(folder.events, "server")
-        self._downstream: dict[int, Downstream] = {}
+        # By the identity of the samples, which are kept with it so that it stays theirs.
+        self._downstream: dict[int, tuple[LabelledImages, Downstream]] = {}
         self._judged: dict[tuple[int, str], dict[str, GroupScores]] = {}
         self._stopped = False
         use_threads(config.threads)
@@ -240,8 +241,8 @@ class ServerTasks:
         groups = {"majority": majority, "minority": minority, "absent": absent_classes(class_counts)}
         if id(samples) not in self._downstream:  # the same samples are judged for every client
             classes, seed = len(self.class_names), self.config.seed
-            self._downstream[id(samples)] = Downstream(samples, None, classes, seed)
-        downstream = self._downstream[id(samples)]
+            self._downstream[id(samples)] = samples, Downstream(samples, None, classes, seed)
+        _, downstream = self._downstream[id(samples)]
         alike = id(samples), repr(groups)  # many clients have the same groups
         if alike not in self._judged:
             self._judged[alike] = evaluate_groups(

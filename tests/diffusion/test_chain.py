@@ -143,7 +143,7 @@ def test_the_best_possible_output_has_the_least_loss(name: str, t: int, gaussian
     best = optimum(chain, gaussian, x, t)
 
     def loss(output: torch.Tensor) -> float:
-        return float(chain.loss(output, start, x, t_all, noise))
+        return float(chain.losses(output, start, x, t_all, noise).mean())
 
     sign = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).view(1, 1, 2, 2)
     for change in (0.1 * sign, -0.1 * sign, 0.1 * x, -0.1 * x, 0.3 * torch.sin(9 * x)):

@@ -86,7 +86,7 @@ def test_sums_are_of_gradients_clipped_image_by_image(
         x_t = local.chain.diffuse(start[own], t[own], noise[own])
         labels = images.labels[row].repeat(copies)
         output = network(x_t, t[own] - 1, class_labels=labels).sample
-        loss = local.chain.loss(output, start[own], x_t, t[own], noise[own])
+        loss = local.chain.losses(output, start[own], x_t, t[own], noise[own]).mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         factor = min(1.0, clip / float(norm))
