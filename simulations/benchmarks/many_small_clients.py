@@ -52,7 +52,8 @@ def stacked(networks: Sequence[UNet2DModel], data: Sequence[CleanImages], settin
         with sdpa_kernel(SDPBackend.MATH):  # the CPU's other kernels have no rule for vmap
             predicted = torch.vmap(output, randomness="different")(weights, x_t, t - 1, labels)
         # The mean over all images is that over each network's, divided by their number.
-        loss = len(networks) * chain.losses(*(x.flatten(0, 1) for x in (predicted, start, x_t, t, noise))).mean()
+        flat = (tensor.flatten(0, 1) for tensor in (predicted, start, x_t, t, noise))
+        loss = len(networks) * chain.losses(*flat).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         _clip_each([parameter.grad for parameter in parameters], settings.gradient_clip)
