@@ -26,6 +26,13 @@ def add_parser(subparsers: Any) -> None:
         help="what fits a test of minutes, two cores in about an hour, or a GPU",
     )
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of the file's seeds")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only the runs with this value of what the sweep varies, such as method=fedavg",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default 1)")
     parser.add_argument(
         "--set",
@@ -46,13 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
     from fedpdiff.errors import ConfigError
     from fedpdiff.simulation.presets import read_presets
     from fedpdiff.simulation.sweep import run_sweep
-    from fedpdiff.simulation.sweep_file import find_sweep, plan, read_sweep
+    from fedpdiff.simulation.sweep_file import find_sweep, plan, read_sweep, select
 
     if arguments.jobs < 1:
         raise ConfigError(f"--jobs {arguments.jobs}: must be at least 1")
     sweep = read_sweep(find_sweep(arguments.file)).sized(arguments.size)
     changes = dict(parse_assignment(text) for text in arguments.assignments)
-    runs = plan(sweep, changes, arguments.seeds)
+    only = [parse_assignment(text) for text in arguments.only]
+    runs = select(plan(sweep, changes, arguments.seeds), only)
     out = arguments.out.expanduser().absolute()
 
     def say(line: str) -> None:

@@ -184,6 +184,37 @@ def plan(sweep: Sweep, changes: Mapping[str, Value], seeds: Sequence[int] | None
     return runs
 
 
+def select(runs: Sequence[Planned], only: Sequence[tuple[str, Value]]) -> list[Planned]:
+    """Return the runs whose point has one of the values asked for, for every setting that is asked for.
+
+    Parameters
+    ----------
+    runs
+        Of :func:`plan`.
+    only
+        Settings that the sweep varies, each with a value; all runs stay where there are none.
+
+    Raises
+    ------
+    ConfigError
+        When the sweep does not vary a setting, never to that value, or no run has all of them.
+    """
+    wanted: dict[str, set[Value]] = {}
+    for key, value in only:
+        values = dict.fromkeys(run.point[key] for run in runs if key in run.point)
+        if not values:
+            varied = dict.fromkeys(key for run in runs for key in run.point)
+            raise ConfigError(f"--only {key}={value}: the sweep varies {', '.join(varied) or 'nothing'}")
+        if value not in values:
+            allowed = ", ".join(map(_text, values))
+            raise ConfigError(f"--only {key}={value}: in this sweep {key} is one of {allowed}")
+        wanted.setdefault(key, set()).add(value)
+    chosen = [run for run in runs if all(run.point.get(key) in values for key, values in wanted.items())]
+    if not chosen:
+        raise ConfigError(f"no run of the sweep has {' and '.join(f'{key}={value}' for key, value in only)}")
+    return chosen
+
+
 def _points(grid: Mapping[str, _Value | list[_Value]]) -> list[tuple[dict[str, Value], dict[str, Value]]]:
     """Return the points of one grid, each after the settings that all of them have."""
     fixed = {key: value for key, value in grid.items() if not isinstance(value, list)}

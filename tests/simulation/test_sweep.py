@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from fedpdiff.simulation import sweep as module
 from fedpdiff.simulation.presets import configure, read_presets
 from fedpdiff.simulation.processes import marked
 from fedpdiff.simulation.sweep import LOCK, PLAN, run_sweep
-from fedpdiff.simulation.sweep_file import SIZES, Planned, find_sweep, plan, read_sweep
+from fedpdiff.simulation.sweep_file import SIZES, Planned, find_sweep, plan, read_sweep, select
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -106,6 +107,22 @@ def test_what_the_sweep_varies_cannot_be_set(file: Path) -> None:
         plan(read_sweep(file), {"epsilon": 3.0})
     with pytest.raises(ConfigError, match=r"--set seed: .*use --seeds"):
         plan(read_sweep(file), {"seed": 3})
+
+
+def test_some_of_the_points_can_be_chosen(file: Path) -> None:
+    runs = plan(read_sweep(file).sized("ci"), {}, [1])
+    pfdm_10, pfdm_30, fedavg = runs
+    assert select(runs, []) == runs
+    assert select(runs, [("method", "fedavg")]) == [fedavg]
+    assert select(runs, [("epsilon", 10.0), ("epsilon", 30.0)]) == [pfdm_10, pfdm_30]
+    assert select(runs, [("method", "pfdm"), ("epsilon", 30.0)]) == [pfdm_30]
+    for only, message in (
+        ([("method", "fedprox")], "--only method=fedprox: in this sweep method is one of pfdm, fedavg"),
+        ([("clients", 4)], "--only clients=4: the sweep varies method, epsilon"),
+        ([("method", "fedavg"), ("epsilon", 30.0)], "no run of the sweep has method=fedavg and epsilon=30.0"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            select(runs, only)
 
 
 @pytest.mark.parametrize(
