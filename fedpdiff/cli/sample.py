@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _COLUMNS = 32  # of the picture; the npz holds all
 
@@ -13,8 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sample",
         help="sample images with a global and a personal half",
-        description="Sample images with both halves: samples.npz (images uint8 N x C x H x W, labels) and "
-        "samples.png, one class per row. Works offline.",
+        description="Sample images with both halves: samples.npz (images uint8 N x C x H x W, labels), "
+        "written as they are made, and samples.png, one class per row. Works offline.",
     )
     for name, what in (
         ("global", "of the global half"),
@@ -43,31 +47,51 @@ def run(args: argparse.Namespace) -> int:
         When a number or class is not possible, or the two halves are not readable or not of one run.
     """
     import torch
-    from PIL import Image
 
     from fedpdiff.diffusion.pipeline import PFDMPipeline
     from fedpdiff.errors import ConfigError
-    from fedpdiff.federation.networks import choose_device
-    from fedpdiff.federation.sampling import save_samples
-    from fedpdiff.report.grids import tile
+    from fedpdiff.federation.networks import choose_device, mixed_precision
     from fedpdiff.rng import torch_generator
-    from fedpdiff.types import LabelledImages, to_uint8
+    from fedpdiff.sample_file import SampleFile
+    from fedpdiff.types import to_uint8
 
     if args.n < 1:
         raise ConfigError(f"-n {args.n}: must be at least 1")
-    pipeline = PFDMPipeline.from_pretrained(args.global_dir, args.personal_dir, choose_device(args.device))
-    names = pipeline.personal.config.class_names
+    device = choose_device(args.device)
+    pipeline = PFDMPipeline.from_pretrained(args.global_dir, args.personal_dir, device)
+    config = pipeline.personal.config
+    names = config.class_names
     wanted = [name.strip() for name in args.classes.split(",")] if args.classes else list(names)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ConfigError(f"--classes {', '.join(unknown)}: must be of {', '.join(names)}")
-    labels = sorted(names.index(wanted[k % len(wanted)]) for k in range(args.n))
+    labels = torch.tensor(sorted(names.index(wanted[k % len(wanted)]) for k in range(args.n)))
     generator = None if args.seed is None else torch_generator(args.seed, "sample")
-    found = pipeline(labels, args.steps, generator=generator, output_type="pt").images
-    samples = LabelledImages(to_uint8(found * 2 - 1), torch.tensor(labels))
-    save_samples(args.out_dir, "samples", samples)
-    by_class = {k: samples.of_classes([k]).images.numpy() for k in sorted(set(labels))}
-    columns = min(_COLUMNS, max(len(images) for images in by_class.values()))
-    Image.fromarray(tile(by_class, list(by_class), columns)).save(args.out_dir / "samples.png")
+    batches = pipeline.batches(labels.tolist(), args.steps, generator=generator)
+    shown: dict[int, list[np.ndarray]] = {label: [] for label in labels.unique().tolist()}
+    with (
+        SampleFile(args.out_dir / "samples.npz", labels, tuple(config.image_shape)) as file,
+        mixed_precision("auto", device),
+    ):
+        remaining = iter(labels.tolist())
+        for images in batches:
+            pixels = to_uint8(images * 2 - 1)
+            file.write(pixels)
+            for image, label in zip(pixels.numpy(), remaining, strict=False):
+                if len(shown[label]) < _COLUMNS:
+                    shown[label].append(image.copy())
+    _draw(shown, args.out_dir / "samples.png")
     print(f"{args.n} images: {args.out_dir.resolve() / 'samples.png'} and samples.npz")
     return 0
+
+
+def _draw(shown: dict[int, list[np.ndarray]], path: Path) -> None:
+    """Draw the classes' images, (C, H, W) each, one class per row."""
+    import numpy as np
+    from PIL import Image
+
+    from fedpdiff.report.grids import tile
+
+    by_class = {label: np.stack(images) for label, images in shown.items()}
+    columns = max(len(images) for images in by_class.values())
+    Image.fromarray(tile(by_class, list(by_class), columns)).save(path)

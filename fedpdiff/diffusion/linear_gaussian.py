@@ -58,9 +58,11 @@ class LinearGaussian(nn.Module):
         noise = (1 - signal).to(x_t.dtype)  # subtracted in double precision: abar may be close to 1
         signal = signal.to(x_t.dtype)
         means = self.means[labels]
-        along = (x_t.flatten(1) - signal.sqrt() * means) @ self.directions.T
-        gain = signal.sqrt() * self.variances / (signal * self.variances + noise)
-        return (means + (gain * along) @ self.directions).view_as(x_t)
+        # A context of mixed precision is meant for networks: it would cost digits here and save no time.
+        with torch.autocast(x_t.device.type, enabled=False):
+            along = (x_t.flatten(1) - signal.sqrt() * means) @ self.directions.T
+            gain = signal.sqrt() * self.variances / (signal * self.variances + noise)
+            return (means + (gain * along) @ self.directions).view_as(x_t)
 
     def fit(self, uploads: Images, labels: torch.Tensor, start: float, generator: torch.Generator) -> None:
         """Estimate the moments from uploads.

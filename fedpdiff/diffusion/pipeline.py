@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ class PFDMPipeline(DiffusionPipeline):
         _check_halves(global_half, personal)
         self.register_modules(global_half=global_half, personal=personal)
 
-    @torch.no_grad()
     def __call__(
         self,
         class_labels: list[int] | list[str],
@@ -51,7 +51,7 @@ class PFDMPipeline(DiffusionPipeline):
         batch_size: int = 256,
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
-        """Sample one image per label.
+        """Sample one image per label, and return all of them together.
 
         Parameters
         ----------
@@ -65,6 +65,8 @@ class PFDMPipeline(DiffusionPipeline):
             ``"dpm-solver++"``, ``"ddim"`` or ``"ddpm"``.
         generator
             Randomness; default a fresh one.
+        batch_size
+            Images at a time.
         output_type
             ``"pil"``, ``"np"`` (float in [0, 1], N x H x W x C) or ``"pt"`` (float in [0, 1], N x C x H x W).
 
@@ -72,6 +74,38 @@ class PFDMPipeline(DiffusionPipeline):
         ------
         ConfigError
             When a label, a number of steps, the sampler or the output type is not possible.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ConfigError(f"output_type = {output_type!r}: must be one of pil, np, pt")
+        batches = self.batches(
+            class_labels, num_inference_steps, num_global_steps, sampler, generator, batch_size
+        )
+        images = torch.cat(list(batches))
+        if output_type == "pt":
+            return ImagePipelineOutput(images=images)
+        array = images.permute(0, 2, 3, 1).numpy()
+        return ImagePipelineOutput(images=self.numpy_to_pil(array) if output_type == "pil" else array)
+
+    def batches(
+        self,
+        class_labels: list[int] | list[str],
+        num_inference_steps: int = 40,
+        num_global_steps: int | None = None,
+        sampler: str = "dpm-solver++",
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+    ) -> Iterator[torch.Tensor]:
+        """Return the images batch by batch, for more of them than memory holds; parameters as of a call.
+
+        Yields
+        ------
+        torch.Tensor
+            float32 in [0, 1], shape (N, C, H, W), on the CPU: the next ``batch_size`` images or fewer.
+
+        Raises
+        ------
+        ConfigError
+            At once, when a label, a number of steps or the sampler is not possible.
         """
         if len(class_labels) == 0:
             raise ConfigError("class_labels is empty: give one class number or name for each image")
@@ -82,31 +116,26 @@ class PFDMPipeline(DiffusionPipeline):
                 f"num_global_steps = {first}: must be between 1 and num_inference_steps - 1 = "
                 f"{num_inference_steps - 1}"
             )
-        if sampler not in SAMPLERS or output_type not in ("pil", "np", "pt"):
-            raise ConfigError(
-                f"sampler = {sampler!r}, output_type = {output_type!r}: must be one of "
-                f"{', '.join(SAMPLERS)}, and one of pil, np, pt"
-            )
+        if sampler not in SAMPLERS:
+            raise ConfigError(f"sampler = {sampler!r}: must be one of {', '.join(SAMPLERS)}")
         if generator is None:
             generator = torch.Generator()
             generator.seed()
-        parts = []
-        for batch in self.progress_bar(labels.split(batch_size)):
-            samples = sample_two_stage(
-                self.global_half,
-                self.personal,
-                batch.to(self.global_half.device),
-                sampler,
-                first,
-                num_inference_steps - first,
-                generator,
-            )
-            parts.append(samples.images.cpu())
-        pixels = torch.cat(parts).add(1).div(2)
-        if output_type == "pt":
-            return ImagePipelineOutput(images=pixels)
-        array = pixels.permute(0, 2, 3, 1).numpy()
-        return ImagePipelineOutput(images=self.numpy_to_pil(array) if output_type == "pil" else array)
+        steps = (first, num_inference_steps - first)
+        return self._drawn(labels.split(batch_size), sampler, steps, generator)
+
+    def _drawn(
+        self,
+        batches: tuple[torch.Tensor, ...],
+        sampler: str,
+        steps: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Iterator[torch.Tensor]:
+        halves, device = (self.global_half, self.personal), self.global_half.device
+        for labels in self.progress_bar(batches):
+            with torch.no_grad():
+                samples = sample_two_stage(*halves, labels.to(device), sampler, *steps, generator)
+            yield samples.images.cpu().add(1).div(2)
 
     def _class_number(self, label: int | str) -> int:
         names = self.personal.config.class_names

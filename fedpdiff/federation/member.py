@@ -18,7 +18,6 @@ from fedpdiff.federation.device import DeviceShare
 from fedpdiff.federation.networks import choose_device, use_threads, with_checkpoints
 from fedpdiff.federation.protocol import PhaseReport
 from fedpdiff.federation.sampled import read_scores, write_scores
-from fedpdiff.federation.sampling import save_samples
 from fedpdiff.federation.scores import Scores, to_metrics
 from fedpdiff.federation.uploads import Arrays, with_prefix
 from fedpdiff.metrics.features import FeatureNetwork
@@ -26,6 +25,7 @@ from fedpdiff.metrics.inception import InceptionFeatures
 from fedpdiff.metrics.utility import Downstream
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.runfolder import ClientFolder
+from fedpdiff.sample_file import save_samples
 from fedpdiff.types import LabelledImages
 
 if TYPE_CHECKING:

@@ -65,7 +65,6 @@ def use_threads(threads: int) -> None:
 
 def training_settings(config: RunConfig, steps: int, device: torch.device) -> TrainingSettings:
     """Return the optimisation settings for ``steps`` gradient steps."""
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
     return TrainingSettings(
         steps=steps,
         batch_size=config.batch_size,
@@ -73,9 +72,18 @@ def training_settings(config: RunConfig, steps: int, device: torch.device) -> Tr
         warmup_steps=config.warmup_steps,
         ema_decay=config.ema_decay,
         gradient_clip=config.gradient_clip,
-        bfloat16=bfloat16,
+        bfloat16=_uses_bfloat16(config.precision, device),
         checkpoint_every=config.checkpoint_every,
     )
+
+
+def mixed_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which networks are evaluated, by the ``precision`` setting."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=_uses_bfloat16(precision, device))
+
+
+def _uses_bfloat16(precision: str, device: torch.device) -> bool:
+    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
 
 
 class Trainer:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from fedpdiff.config import RunConfig
@@ -13,6 +11,7 @@ from fedpdiff.diffusion.batches import Images
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.sampling import refine, sample_two_stage, sample_whole_chain
 from fedpdiff.diffusion.training import Progress
+from fedpdiff.federation.networks import mixed_precision
 from fedpdiff.rng import torch_generator
 from fedpdiff.types import LabelledImages, to_uint8
 
@@ -111,15 +110,9 @@ class Sampler:
     ) -> list[LabelledImages]:
         generator = torch_generator(self._config.seed, *self._purpose, name)
         parts: list[list[torch.Tensor]] = []
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(self._config.precision, device):
             for batch in labels.split(BATCH):
                 parts.append([to_uint8(pixels) for pixels in draw(batch.to(device), generator)])
                 if self._progress is not None:
                     self._progress(sum(len(part[0]) for part in parts), len(labels), None)
         return [LabelledImages(torch.cat(images), labels.clone()) for images in zip(*parts, strict=True)]
-
-
-def save_samples(folder: Path, name: str, images: LabelledImages) -> None:
-    """Write samples as ``<name>.npz`` with ``images`` (uint8) and ``labels`` (int64)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{name}.npz", images=images.images.numpy(), labels=images.labels.numpy())

@@ -24,7 +24,7 @@ from fedpdiff.federation.agreement import Agreement, propose
 from fedpdiff.federation.certificates import check_declared
 from fedpdiff.federation.networks import Trainer, use_threads, with_checkpoints
 from fedpdiff.federation.pooled import SpooledImages, pooled_images
-from fedpdiff.federation.sampling import Sampler, save_samples
+from fedpdiff.federation.sampling import Sampler
 from fedpdiff.federation.spool import Spool, check_manifest
 from fedpdiff.metrics.feature_training import cached_feature_network
 from fedpdiff.metrics.features import FeatureNetwork, FeatureSpace
@@ -35,6 +35,7 @@ from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import GroupScores
 from fedpdiff.rng import numpy_generator
 from fedpdiff.runfolder import RunFolder, write_json
+from fedpdiff.sample_file import save_samples
 from fedpdiff.types import LabelledImages, concatenate
 
 log = logging.getLogger("flwr")

@@ -47,6 +47,15 @@ def test_it_is_wiener_s_filter(share: float, gaussian: Any) -> None:
     torch.testing.assert_close(found, gaussian.expected(x.double(), share).float(), atol=2e-5, rtol=0)
 
 
+def test_mixed_precision_is_not_for_it(gaussian: Any) -> None:
+    x = torch.randn(50, 1, 2, 2, generator=seeded(3))
+    asked = (x, torch.full((50,), 0.2, dtype=torch.float64), torch.zeros(50, dtype=torch.int64))
+    base = exact(gaussian)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = base(*asked)
+    assert torch.equal(found, base(*asked))
+
+
 def world(
     count: int, spread: float, seed: int, classes: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -79,6 +79,17 @@ def test_small_batches_and_a_generator_of_its_own(pipe: PFDMPipeline) -> None:
     assert not torch.equal(pipe(**settings).images, pipe(**settings).images)
 
 
+def test_batches_are_the_parts_of_a_call(pipe: PFDMPipeline) -> None:
+    labels = [0, 1, 0, 1, 1]
+    settings = {"num_inference_steps": 6, "batch_size": 2}
+    whole = pipe(labels, generator=torch.Generator().manual_seed(1), output_type="pt", **settings).images
+    parts = list(pipe.batches(labels, generator=torch.Generator().manual_seed(1), **settings))
+    assert [len(part) for part in parts] == [2, 2, 1] and not parts[0].requires_grad
+    assert torch.equal(torch.cat(parts), whole)
+    with pytest.raises(ConfigError, match="class_labels"):
+        pipe.batches([7])  # at once, not when the first batch is asked for
+
+
 def test_the_steps_are_divided_as_asked(pipe: PFDMPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
     original = Denoiser.clean
