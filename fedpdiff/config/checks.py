@@ -157,6 +157,16 @@ def _levels(config: RunConfig) -> list[str]:
             f"hand-off-margin = {config.hand_off_margin}: must be at least 0 with global-base = "
             '"none": the network has learnt nothing below t0'
         ]
+    if config.frequent_classes == "judged" and config.chain == "nested":
+        return [
+            'frequent-classes = "judged": the halves are compared on the same levels, so needs chain = '
+            '"continued", not "nested"; set frequent-classes = "hand-off"'
+        ]
+    if config.frequent_classes == "judged" and config.personal_levels == "below-t0":
+        return [
+            'frequent-classes = "judged": needs a personal half on the whole chain, so not personal-levels = '
+            '"below-t0"; set frequent-classes = "hand-off"'
+        ]
     if config.chain == "nested" and config.hand_off_margin:
         return [
             f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", which ends at t0'

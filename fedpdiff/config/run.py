@@ -101,6 +101,7 @@ class RunConfig(Settings):
     objective: Literal["ambient", "noise"] = setting("ambient", "ambient or noise")
     global_base: Literal["gaussian", "none"] = setting("gaussian", "gaussian or none")
     hand_off_margin: int = setting(60, "a whole number")
+    frequent_classes: Literal["judged", "hand-off"] = setting("judged", "judged or hand-off")
 
     # Training and sampling
     personal_steps: int = setting(800, _COUNT, ge=1)
