@@ -157,6 +157,10 @@ def _levels(config: RunConfig) -> list[str]:
             f"hand-off-margin = {config.hand_off_margin}: must be at least 0 with global-base = "
             '"none": the network has learnt nothing below t0'
         ]
+    if config.chain == "nested" and config.hand_off_margin:
+        return [
+            f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", which ends at t0'
+        ]
     if config.frequent_classes == "judged" and config.chain == "nested":
         return [
             'frequent-classes = "judged": the halves are compared on the same levels, so needs chain = '
@@ -166,10 +170,6 @@ def _levels(config: RunConfig) -> list[str]:
         return [
             'frequent-classes = "judged": needs a personal half on the whole chain, so not personal-levels = '
             '"below-t0"; set frequent-classes = "hand-off"'
-        ]
-    if config.chain == "nested" and config.hand_off_margin:
-        return [
-            f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", which ends at t0'
         ]
     if config.chain == "continued" and 0 < config.t0 < config.diffusion_steps:
         top -= config.t0 + config.hand_off_margin

@@ -47,6 +47,8 @@ class DenoiserConfig(BaseModel):
         Noise of the uploads; ``seeded`` is for simulations and NOT PRIVATE.
     hidden_label
         Whether the network was also trained without labels; the last condition then stands for none.
+    alone
+        Of a personal half: classes that it samples on the whole chain by itself.
     unseen
         Classes of which the network was trained on no image: their label is hidden from it, so that it
         follows the hint of the global half with what it knows of the others.
@@ -70,6 +72,7 @@ class DenoiserConfig(BaseModel):
     hidden_label: bool = False
     base: Literal["none", "gaussian"] = "none"
     unseen: list[int] = []
+    alone: list[int] = []
     release_noise: Literal["secure", "seeded"] = "secure"
 
     @model_validator(mode="after")
@@ -85,9 +88,22 @@ class DenoiserConfig(BaseModel):
             raise ValueError("base = 'gaussian' is for a global half with objective = 'ambient'")
         if self.kind == "personal" and self.objective == "ambient":
             raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
+        if self.alone and (self.kind != "personal" or self.last < self.diffusion_steps):
+            raise ValueError("alone is for a personal half that was trained on the whole chain")
         if self.unseen and not self.hidden_label:
             raise ValueError("unseen: labels can be hidden only from a network trained with hidden_label")
         return self
+
+    @classmethod
+    def read(cls, folder: Path) -> DenoiserConfig:
+        """Read the description of the denoiser in a folder.
+
+        Raises
+        ------
+        OSError, ValueError
+            When it cannot be read, or is none.
+        """
+        return cls.model_validate(json.loads((folder / _CONFIG_FILE).read_text("utf-8")))
 
     @property
     def conditions(self) -> int:
@@ -202,7 +218,13 @@ class Denoiser(torch.nn.Module):
         if self.base is not None:
             moments = {name: tensor.cpu().contiguous() for name, tensor in self.base.state_dict().items()}
             save_file(moments, folder / _BASE_FILE)
-        (folder / _CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        self.save_config(folder)
+
+    def save_config(self, folder: Path | str) -> None:
+        """Write the description alone, whole or not at all, to a folder of :meth:`save_pretrained`."""
+        part = Path(folder) / f"{_CONFIG_FILE}.part"
+        part.write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        part.replace(Path(folder) / _CONFIG_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: str | torch.device = "cpu") -> Denoiser:
@@ -215,7 +237,7 @@ class Denoiser(torch.nn.Module):
         """
         folder = Path(folder)
         try:
-            config = DenoiserConfig.model_validate(json.loads((folder / _CONFIG_FILE).read_text("utf-8")))
+            config = DenoiserConfig.read(folder)
             centre = load_file(folder / _CENTRE_FILE)["centre"]
             network = _read_network(folder / _NETWORK_FOLDER)
             base = config.empty_base()

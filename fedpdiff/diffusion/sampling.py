@@ -150,6 +150,9 @@ def sample_two_stage(
 ) -> TwoStageSamples:
     """Sample as PFDM does (arXiv 2504.00952, section 4): global half down to the hand-off, personal half on.
 
+    Classes that the personal half's description has as ``alone`` it samples by itself, with as many
+    evaluations; of them there is the global half's view all the same.
+
     Parameters
     ----------
     labels
@@ -158,7 +161,16 @@ def sample_two_stage(
         Network evaluations of each stage.
     """
     x, view = hand_off(global_half, labels, sampler, global_steps, generator)
-    images = refine(personal, x, global_half.config.hand_off, labels, sampler, personal_steps, generator)
+    alone = torch.isin(labels, torch.tensor(personal.config.alone, dtype=labels.dtype, device=labels.device))
+    images, handed = torch.empty_like(x), ~alone
+    if handed.any():
+        level = global_half.config.hand_off
+        images[handed] = refine(
+            personal, x[handed], level, labels[handed], sampler, personal_steps, generator
+        )
+    if alone.any():
+        steps = global_steps + personal_steps
+        images[alone] = sample_whole_chain(personal, labels[alone], sampler, steps, generator)
     return TwoStageSamples(images, view)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
+from fedpdiff.diffusion.comparison import extra_divergence
+from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig, load_arrays, to_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request
@@ -42,8 +43,12 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNois
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseStore
+from fedpdiff.rng import torch_generator
 from fedpdiff.runfolder import RunFolder
 from fedpdiff.types import LabelledImages
+
+FREQUENT = 50  # own images of a class from which it may be one that a client samples alone
+COMPARED = 512  # of them, at most, the halves are compared on
 
 
 class ClientTasks(Member):
@@ -172,6 +177,8 @@ class ClientTasks(Member):
     def _draw(self, global_half: Denoiser, progress: Progress) -> Samples:
         device = global_half.device
         personal = Denoiser.from_pretrained(self.folder.personal, device)
+        personal.config = personal.config.model_copy(update={"alone": self._alone(global_half, personal)})
+        personal.save_config(self.folder.personal)
         separate = self.config.personal_levels == "below-t0"
         local = Denoiser.from_pretrained(self.folder.local, device) if separate else personal
         sampler = Sampler(self.config, len(self.data.class_names), self.stream("samples"), progress)
@@ -182,6 +189,33 @@ class ClientTasks(Member):
         if self.node.simulated:
             samples["real"] = self.real()
         return samples
+
+    def _alone(self, global_half: Denoiser, personal: Denoiser) -> list[int]:
+        """Return the frequent classes, where the personal half knows them better above the hand-off.
+
+        It is asked about the images that it was trained on, which flatters it: in doubt such a class stays
+        what the client can make alone. Of rarer classes a comparison would say nothing but that it knows its
+        images by heart, so they are always handed off.
+        """
+        train = self.data.train
+        counts = train.counts(len(self.data.class_names))
+        frequent = [label for label in self.data.majority if counts[label] >= FREQUENT]
+        if self.config.frequent_classes == "hand-off" or not frequent:
+            return []
+        generator = torch_generator(self.config.seed, *self.stream("comparison"))
+        own = train.of_classes(frequent)
+        some = own.select(torch.randperm(len(own), generator=generator)[:COMPARED])
+        return frequent if extra_divergence(global_half, personal, some, generator) > 0 else []
+
+    def judge(self, samples: Samples, features: Arrays) -> dict[str, float]:
+        """Return the scores of samples, with the share of classes that were handed off."""
+        metrics = super().judge(samples, features)
+        alone = DenoiserConfig.read(self.folder.personal).alone
+        for group, labels in (("majority", self.data.majority), ("minority", self.data.minority)):
+            if metrics and labels:
+                handed = [label for label in labels if label not in alone]
+                metrics[f"{group}/pfdm/handed_off"] = len(handed) / len(labels)
+        return metrics
 
     def _oracle(self, sampler: Sampler, personal: Denoiser) -> LabelledImages:
         """Refine all sites' real uploads, which a simulated client finds in the server's spool."""

@@ -111,7 +111,7 @@ class Member:
                 samples = draw(progress)
                 for name, images in samples.items():
                     save_samples(self.folder.samples, name, images)
-                metrics = self._judge(samples, with_prefix(arrays, "features/"))
+                metrics = self.judge(samples, with_prefix(arrays, "features/"))
             write_scores(self.folder, ingredients, metrics)
         report = PhaseReport(site=self.site, seconds=time.monotonic() - started, gradient_steps=0)
         may_leave = self._site_policy is None or self._site_policy.metrics_may_leave
@@ -133,7 +133,8 @@ class Member:
         ]
         return test.select(torch.cat(rows))
 
-    def _judge(self, samples: Samples, features: Arrays) -> dict[str, float]:
+    def judge(self, samples: Samples, features: Arrays) -> dict[str, float]:
+        """Return the scores of samples, none where no feature network came."""
         if not features:
             return {}
         network = FeatureNetwork.from_arrays(features)

@@ -91,6 +91,11 @@ def summary_lines(results: Results) -> list[str]:
     if phases:
         lines.append(f"Time: {phases}.")
     lines.append(f"Distances are in {results.feature_space}; seed {results.seed}.")
+    lines += [
+        f"{client.name} samples its frequent classes alone: its own half knows its images of them better."
+        for client in results.clients
+        if client.groups.get("majority", {}).get("pfdm", GroupScores()).handed_off == 0
+    ]
     if results.participants:
         lines.append(f"Took part: {_names(results.participants)}.")
     lines += [f"Left out: {r.site} in {r.phase}: {r.reason}" for r in results.refused]

@@ -103,6 +103,8 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"epsilon": 0, "t0": 1000}, ["t0", "diffusion-steps"]),
         ({"epsilon": 0, "t0": 950, "hand_off_margin": 60}, ["hand-off-margin", "50"]),
         ({"chain": "nested", "hand_off_margin": 1}, ["hand-off-margin", "nested"]),
+        ({"chain": "nested", "hand_off_margin": 0}, ["frequent-classes", "nested"]),
+        ({"personal_levels": "below-t0"}, ["frequent-classes", "personal-levels"]),
         ({"global_base": "none", "hand_off_margin": -1}, ["hand-off-margin", "at least 0"]),
         ({"objective": "noise"}, ["global-base", "ambient"]),
         ({"min_clients": 3}, ["min-clients", "clients"]),

@@ -98,6 +98,7 @@ def test_a_nested_chain_without_order_and_with_one_client_is_attacked_too(
 ) -> None:
     folder = run_anew(
         chain="nested",
+        frequent_classes="hand-off",
         clients=1,
         min_clients=1,
         objective="noise",
