@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,14 +59,22 @@ class SampleFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entry.close()
-        with self._zip, self._zip.open("labels.npy", "w") as entry:
-            np.lib.format.write_array(entry, self._labels)
-        if kind is not None or self._written != len(self._labels):
-            self._part.unlink()
+        try:
             if kind is None:
-                raise ValueError(f"{self._written} images were written, not {len(self._labels)}")
-            return
+                self._finish()
+        finally:
+            with suppress(OSError, ValueError):  # on a full disk closing fails as well
+                self._entry.close()
+                self._zip.close()
+            self._part.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        self._entry.close()
+        with self._zip.open("labels.npy", "w") as entry:
+            np.lib.format.write_array(entry, self._labels)
+        self._zip.close()
+        if self._written != len(self._labels):
+            raise ValueError(f"{self._written} images were written, not {len(self._labels)}")
         self._part.replace(self._path)
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "attacks": [*FOUNDATION, "config", "data", "diffusion", "privacy"],
     "methods": [*FOUNDATION, "config", "diffusion", "privacy"],
     "events": FOUNDATION,
-    "sample_file": ["errors", "types"],
+    "sample_file": ["types"],
     "runfolder": [*FOUNDATION, "config"],
     "results": [*FOUNDATION, "config", "runfolder"],
     "advice": [*FOUNDATION, "config", "privacy"],

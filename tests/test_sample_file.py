@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tracemalloc
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         file.write(torch.zeros(2, *SHAPE))
     assert (tmp_path / "s.npz").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
+
+
+def test_a_full_disk_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        with pytest.raises(OSError), SampleFile(tmp_path / "s.npz", torch.arange(99_999), SHAPE) as file:
+            for _ in range(99):
+                file.write(torch.zeros(1000, *SHAPE, dtype=torch.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--steps", type=int, default=40, metavar="N", help="of both halves; default 40")
     parser.add_argument("--seed", type=int, metavar="N", help="for the same images again; default none")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N; a GPU samples in bfloat16"
+    )
     parser.set_defaults(run=run)
 
 

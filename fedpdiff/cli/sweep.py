@@ -60,16 +60,17 @@ def run(arguments: argparse.Namespace) -> int:
     sweep = read_sweep(find_sweep(arguments.file)).sized(arguments.size)
     changes = dict(parse_assignment(text) for text in arguments.assignments)
     only = [parse_assignment(text) for text in arguments.only]
-    runs = select(plan(sweep, changes, arguments.seeds), only)
+    runs = plan(sweep, changes, arguments.seeds)
+    chosen = select(runs, only)
     out = arguments.out.expanduser().absolute()
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    failures = run_sweep(read_presets(), sweep, runs, out, arguments.jobs, say)
+    failures = run_sweep(read_presets(), sweep, runs, out, arguments.jobs, say, chosen)
     for line in failures:
         print(f"fedpdiff: failed: {line}", file=sys.stderr)
-    if len(failures) < len(runs):
+    if len(failures) < len(chosen):
         from fedpdiff.report.sweep_page import write_sweep_report  # loads matplotlib
 
         page = write_sweep_report(out)

@@ -39,7 +39,8 @@ def extra_divergence(
         Nats per image; above 0 where the personal half is the better one.
     """
     pixels, labels = images.pixels().to(personal.device), images.labels.to(personal.device)
-    top, bottom = global_half.config.diffusion_steps, global_half.config.hand_off
+    # The hand-off itself is the personal half's.
+    top, bottom = global_half.config.diffusion_steps, global_half.config.hand_off + 1
     levels = torch.linspace(bottom, top, LEVELS).round().int().tolist()
     errors, ratios = [], []
     for level in levels:

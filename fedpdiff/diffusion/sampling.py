@@ -27,7 +27,10 @@ Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
 
 
 class TwoStageSamples(NamedTuple):
-    """Pixels in [-1, 1], shape (N, C, H, W): the samples, and what the global half alone makes of them."""
+    """Pixels in [-1, 1], shape (N, C, H, W): the samples, and what the global half alone makes of them.
+
+    Mid-grey is the global half's view of classes that it was not asked for.
+    """
 
     images: torch.Tensor
     global_view: torch.Tensor
@@ -151,7 +154,7 @@ def sample_two_stage(
     """Sample as PFDM does (arXiv 2504.00952, section 4): global half down to the hand-off, personal half on.
 
     Classes that the personal half's description has as ``alone`` it samples by itself, with as many
-    evaluations; of them there is the global half's view all the same.
+    evaluations.
 
     Parameters
     ----------
@@ -160,14 +163,13 @@ def sample_two_stage(
     global_steps, personal_steps
         Network evaluations of each stage.
     """
-    x, view = hand_off(global_half, labels, sampler, global_steps, generator)
     alone = torch.isin(labels, torch.tensor(personal.config.alone, dtype=labels.dtype, device=labels.device))
-    images, handed = torch.empty_like(x), ~alone
+    images, view = torch.zeros(2, len(labels), *personal.config.image_shape, device=personal.device)
+    handed = ~alone
     if handed.any():
-        level = global_half.config.hand_off
-        images[handed] = refine(
-            personal, x[handed], level, labels[handed], sampler, personal_steps, generator
-        )
+        wanted, level = labels[handed], global_half.config.hand_off
+        x, view[handed] = hand_off(global_half, wanted, sampler, global_steps, generator)
+        images[handed] = refine(personal, x, level, wanted, sampler, personal_steps, generator)
     if alone.any():
         steps = global_steps + personal_steps
         images[alone] = sample_whole_chain(personal, labels[alone], sampler, steps, generator)

@@ -16,7 +16,7 @@ from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request
 from fedpdiff.federation.member import Member, Samples
-from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.networks import Trainer, mixed_precision
 from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
@@ -159,9 +159,13 @@ class ClientTasks(Member):
         started = time.monotonic()
         global_half = self._trainer().empty_global_half()
         load_arrays(global_half, with_prefix(arrays, "global/"))
+        personal = Denoiser.from_pretrained(self.folder.personal, global_half.device)
+        # Also where samples and scores are there already: training, asked for again, described it anew.
+        personal.config = personal.config.model_copy(update={"alone": self._alone(global_half, personal)})
+        personal.save_config(self.folder.personal)
 
         def draw(progress: Progress) -> Samples:
-            return self._draw(global_half, progress)
+            return self._draw(global_half, personal, progress)
 
         return self.finish(draw, self._ingredients(arrays), arrays, started)
 
@@ -174,11 +178,8 @@ class ClientTasks(Member):
                 tensors |= {f"{folder.name}/{name}": array for name, array in half.items()}
         return ingredients_digest(self.config, self.folder.agreement, tensors)
 
-    def _draw(self, global_half: Denoiser, progress: Progress) -> Samples:
+    def _draw(self, global_half: Denoiser, personal: Denoiser, progress: Progress) -> Samples:
         device = global_half.device
-        personal = Denoiser.from_pretrained(self.folder.personal, device)
-        personal.config = personal.config.model_copy(update={"alone": self._alone(global_half, personal)})
-        personal.save_config(self.folder.personal)
         separate = self.config.personal_levels == "below-t0"
         local = Denoiser.from_pretrained(self.folder.local, device) if separate else personal
         sampler = Sampler(self.config, len(self.data.class_names), self.stream("samples"), progress)
@@ -205,7 +206,8 @@ class ClientTasks(Member):
         generator = torch_generator(self.config.seed, *self.stream("comparison"))
         own = train.of_classes(frequent)
         some = own.select(torch.randperm(len(own), generator=generator)[:COMPARED])
-        return frequent if extra_divergence(global_half, personal, some, generator) > 0 else []
+        with mixed_precision(self.config.precision, personal.device):
+            return frequent if extra_divergence(global_half, personal, some, generator) > 0 else []
 
     def judge(self, samples: Samples, features: Arrays) -> dict[str, float]:
         """Return the scores of samples, with the share of classes that were handed off."""

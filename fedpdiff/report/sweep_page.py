@@ -12,8 +12,7 @@ from fedpdiff.report.sweep_figures import draw_sweep
 from fedpdiff.report.sweep_map import advice_error, map_markdown, map_table, read_map
 from fedpdiff.report.sweep_map_figure import draw_map
 from fedpdiff.report.sweep_rows import read_sweep_rows
-from fedpdiff.report.sweep_table import cells, header, sweep_csv, sweep_latex, sweep_markdown
-from fedpdiff.report.sweep_words import findings
+from fedpdiff.report.sweep_table import cells, header, remarks, sweep_csv, sweep_latex, sweep_markdown
 from fedpdiff.report.template import STYLE
 from fedpdiff.runfolder import write_text
 
@@ -36,9 +35,8 @@ Traffic: the most of any client.</p>
 <thead><tr>{% for title in header %}<th scope="col">{{ title }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in cells %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-{% if findings or sweep.unfinished %}<h2>What the numbers say</h2>
-<ul>{% for finding in findings %}<li>{{ finding }}</li>
-{% endfor %}{% for name in sweep.unfinished %}<li>Not finished: {{ name }}.</li>
+{% if remarks %}<h2>What the numbers say</h2>
+<ul>{% for remark in remarks %}<li>{{ remark }}</li>
 {% endfor %}</ul>{% endif %}
 {% if map_rows %}<h2>Where collaborating pays</h2>
 <p>Gain: share of local-only’s distance of rare classes that PFDM takes away; expected: by
@@ -91,7 +89,7 @@ def write_sweep_report(folder: Path) -> Path:
         sweep=sweep,
         header=header(sweep),
         cells=cells(sweep),
-        findings=findings(sweep),
+        remarks=remarks(sweep),
         figures=figures,
         map_rows=map_table(map_cells) if map_cells else [],
         map_error=advice_error(map_cells),

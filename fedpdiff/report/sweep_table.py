@@ -7,7 +7,7 @@ import io
 
 from fedpdiff.report.sweep_rows import Row, Spread, SweepRows
 from fedpdiff.report.sweep_words import distances, findings
-from fedpdiff.report.table import markdown
+from fedpdiff.report.table import listed, markdown
 from fedpdiff.report.wording import NO_NUMBER, percent, size
 
 _SPECIAL = str.maketrans(
@@ -80,10 +80,16 @@ def sweep_markdown(sweep: SweepRows) -> str:
         "its difference between majority and minority classes is the fairness gap. Traffic: the most of any",
         "client.",
     ]
-    notes = [*findings(sweep), *(f"Not finished: {name}." for name in sweep.unfinished)]
+    notes = remarks(sweep)
     if notes:
         lines += ["", *(f"- {line}" for line in notes)]
     return "\n".join(lines) + "\n"
+
+
+def remarks(sweep: SweepRows) -> list[str]:
+    """Return what the numbers say, and what is missing among them."""
+    missing = [f"Not finished: {listed(sweep.unfinished)}."] if sweep.unfinished else []
+    return findings(sweep) + missing
 
 
 def sweep_latex(sweep: SweepRows) -> str:

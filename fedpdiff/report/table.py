@@ -91,13 +91,17 @@ def summary_lines(results: Results) -> list[str]:
     if phases:
         lines.append(f"Time: {phases}.")
     lines.append(f"Distances are in {results.feature_space}; seed {results.seed}.")
-    lines += [
-        f"{client.name} samples its frequent classes alone: its own half knows its images of them better."
+    alone = [
+        client.name
         for client in results.clients
-        if client.groups.get("majority", {}).get("pfdm", GroupScores()).handed_off == 0
+        if client.groups.get("majority", {}).get("pfdm", GroupScores()).handed_off not in (None, 1)
     ]
+    if alone:
+        lines.append(
+            f"Frequent classes sampled alone, because the own half knows them better: {listed(alone)}."
+        )
     if results.participants:
-        lines.append(f"Took part: {_names(results.participants)}.")
+        lines.append(f"Took part: {listed(results.participants)}.")
     lines += [f"Left out: {r.site} in {r.phase}: {r.reason}" for r in results.refused]
     return lines + results.notes
 
@@ -128,7 +132,7 @@ def gap_line(results: Results) -> str:
     """Return the minority gap closed, per client and as a mean."""
     if results.method != "pfdm":
         return "Minority gap closed: no number; compare with runs of local-only and centralised."
-    each = _names(
+    each = listed(
         [
             f"{client.name} {percent(gap)}"
             for client, gap in zip(results.clients, results.gap_closed, strict=False)
@@ -153,7 +157,7 @@ def _cell(distance: float | None, share: float | None) -> str:
     return f"{number(distance)} ({percent(share)})"
 
 
-def _names(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Return names separated by commas, the first of many and how many more there are."""
     more = len(names) - MOST_SHOWN
     return ", ".join(names[:MOST_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -46,6 +46,7 @@ def run_sweep(
     out: Path,
     jobs: int,
     say: Callable[[str], None],
+    chosen: Sequence[Planned] | None = None,
 ) -> list[str]:
     """Run what is not finished yet, and return one line for each run that failed.
 
@@ -61,6 +62,9 @@ def run_sweep(
         Runs at a time.
     say
         Shows one line of progress.
+    chosen
+        Those of ``runs`` to run now; the folder keeps the plan of all, and what was finished of it. Default
+        all.
 
     Raises
     ------
@@ -84,9 +88,10 @@ def run_sweep(
     ):
         _write(lock, family.mark)
         # Only now: a run that a killed sweep left may just have finished.
-        waiting = [run for run in runs if not _finished(out / run.name)]
+        asked = runs if chosen is None else chosen
+        waiting = [run for run in asked if not _finished(out / run.name)]
         write_json(out / PLAN, _plan_file(sweep, runs))
-        say(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished before; results go to {out}")
+        say(f"{len(asked)} runs, {len(asked) - len(waiting)} of them finished before; results go to {out}")
         return _report_each(_all(family, sweep.preset, waiting, out, jobs), len(waiting), out, say)
 
 

@@ -13,7 +13,7 @@ from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.sampling import sample_two_stage
 from fedpdiff.evaluation import reference_images
 from fedpdiff.federation.agreement import propose
-from fedpdiff.federation.networks import Trainer
+from fedpdiff.federation.networks import Trainer, mixed_precision
 from fedpdiff.metrics.feature_training import train_feature_network
 from fedpdiff.metrics.frechet import frechet
 from fedpdiff.privacy.gaussian_noise import SecureNoise
@@ -77,6 +77,7 @@ class Digits:
         seed: int,
         sampler: str | None = None,
         steps: tuple[int, int] | None = None,
+        precision: str = "float32",
     ) -> float:
         """Sample a client's rare digits and return their Frechet distance to real test images.
 
@@ -90,12 +91,14 @@ class Digits:
             Of the sampling noise.
         sampler, steps
             Sampler, and evaluations of both halves; by default those of the settings.
+        precision
+            In which the networks are evaluated.
         """
         data, config = self.clients[client], self.config
         labels = torch.tensor(data.minority).repeat_interleave(config.samples_per_class)
         evaluations = steps or (config.global_sampling_steps, config.personal_sampling_steps)
         generator = torch_generator(seed, "benchmark", client)
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(precision, torch.device("cpu")):
             pixels, _ = sample_two_stage(*halves, labels, sampler or config.sampler, *evaluations, generator)
         samples = LabelledImages(to_uint8(pixels), labels)
         reference = reference_images(data.test, data.minority)

@@ -65,12 +65,22 @@ def measure(repetitions: int) -> Iterator[Figure]:
             interval(ratios),
             _place(sampler, steps),
         )
+    whole, short = (
+        _distances(digits, halves, *default, repetitions, precision) for precision in ("float32", "bfloat16")
+    )
+    ratios = tuple(one / other for one, other in zip(short, whole, strict=True))
+    yield Figure("the default in bfloat16, against float32", ratios, "", interval=interval(ratios))
 
 
 def _distances(
-    digits: Digits, halves: tuple[Denoiser, Denoiser], sampler: str, steps: tuple[int, int], repetitions: int
+    digits: Digits,
+    halves: tuple[Denoiser, Denoiser],
+    sampler: str,
+    steps: tuple[int, int],
+    repetitions: int,
+    precision: str = "float32",
 ) -> tuple[float, ...]:
-    return tuple(digits.distance(0, halves, seed, sampler, steps) for seed in range(repetitions))
+    return tuple(digits.distance(0, halves, seed, sampler, steps, precision) for seed in range(repetitions))
 
 
 def _words(sampler: str, steps: tuple[int, int]) -> str:

@@ -57,6 +57,7 @@ BREAKAGES = {
     "unknown schedule": lambda folder: edit(folder, schedule="sigmoid"),
     "t0 beyond the last level": lambda folder: edit(folder, t0=1001),
     "no level left": lambda folder: edit(folder, t0=1000),
+    "own classes of a global half": lambda folder: edit(folder, alone=[0]),
     "other shape": lambda folder: edit(folder, image_shape=[1, 8, 8]),
     "other channels": lambda folder: (
         edit(folder, image_shape=[3, 4, 4]),

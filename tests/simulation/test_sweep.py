@@ -217,6 +217,17 @@ def test_settings_that_cannot_work_fail_before_the_first_run(file: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_chosen_runs_leave_the_plan_of_all(file: Path, tmp_path: Path, stand_in: Any) -> None:
+    sweep, out = read_sweep(file).sized("ci"), tmp_path / "out"
+    runs = plan(sweep, {}, [1])
+    ran = stand_in(runs, failing="")
+    chosen = select(runs, [("method", "fedavg")])
+    for _ in range(2):
+        assert run_sweep(read_presets(), sweep, runs, out, 1, print, chosen) == []
+    assert ran == [run.name for run in chosen]
+    assert [run["name"] for run in json.loads((out / PLAN).read_text())["runs"]] == [run.name for run in runs]
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_only_what_is_not_finished_is_run(file: Path, tmp_path: Path, stand_in: Any, jobs: int) -> None:
     """A run whose folder has no results is run again, also in the folder that a kill left."""
