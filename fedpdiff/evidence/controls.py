@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedpdiff.attack_results import Control
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
 from fedpdiff.evidence.artefacts import Artefacts

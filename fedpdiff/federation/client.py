@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from fedpdiff.diffusion.comparison import extra_divergence
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig, load_arrays, to_arrays
+from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request

@@ -18,7 +18,8 @@ from fedpdiff.diffusion.batches import (
     LabelDropout,
     Uploads,
 )
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.networks import build_network, start_from_nothing
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser

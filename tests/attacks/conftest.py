@@ -13,7 +13,8 @@ import torch
 from fedpdiff.attacks.linear import GaussianImages
 from fedpdiff.attacks.reconstruction import Prior
 from fedpdiff.diffusion.chain import Chain
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule("linear", 1000)

@@ -33,7 +33,8 @@ from fedpdiff.attacks.membership_suite import (
     judge,
     score_images,
 )
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.training import TrainingSettings, train_denoiser
 from fedpdiff.errors import ConfigError, DataError
 from fedpdiff.rng import numpy_generator, torch_generator

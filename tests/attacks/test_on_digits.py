@@ -18,7 +18,8 @@ from fedpdiff.attacks.reidentification import reidentify
 from fedpdiff.attacks.statistics import area_under_curve
 from fedpdiff.attacks.upload_membership import attack_upload_membership
 from fedpdiff.diffusion.batches import CleanImages
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import TrainingSettings, train_denoiser
 from fedpdiff.privacy.calibration import mu_of

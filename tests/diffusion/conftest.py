@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedpdiff.diffusion.chain import Chain
-from fedpdiff.diffusion.denoiser import DenoiserConfig
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.types import LabelledImages
 
 SHAPE = (1, 2, 2)

@@ -69,6 +69,7 @@ def test_every_benchmark_writes_its_table(tmp_path: Path, monkeypatch: pytest.Mo
     for module, name, value in (
         (release_speed, "VALUES", 1000),
         (release_speed, "IMAGES", (10, 1, 8, 8)),
+        (release_speed, "CIFAR", (10, 3, 8, 8)),
         (start_up, "STARTS", start_up.STARTS[:1]),
         (training_speed, "CASES", (("tiny", 8, 1, 4), ("tiny", 8, 3, 4))),
         (training_speed, "IMAGES", 40),

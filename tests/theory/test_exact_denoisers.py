@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fedpdiff.diffusion.chain import Objective, global_chain, personal_chain
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.sampling import refine, reverse
 from fedpdiff.schedule import NoiseSchedule
 from tests.diffusion.conftest import SHAPE, ExactNetwork, GaussianImages

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.federation.certificates import certificate_text
 from fedpdiff.federation.protocol import ReleaseManifest, ShardManifest

@@ -18,7 +18,8 @@ from huggingface_hub import ModelCard
 from fedpdiff import PFDMPipeline
 from fedpdiff.cli import main
 from fedpdiff.deletions import delete_upload
-from fedpdiff.diffusion.denoiser import Denoiser, DenoiserConfig
+from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.privacy.certificate_check import check_certificate
 from fedpdiff.privacy.certificate_words import NOT_PROTECTED
