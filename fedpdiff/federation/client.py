@@ -12,7 +12,6 @@ import torch
 
 from fedpdiff.diffusion.comparison import extra_divergence
 from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
-from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request
@@ -213,11 +212,10 @@ class ClientTasks(Member):
     def judge(self, samples: Samples, features: Arrays) -> dict[str, float]:
         """Return the scores of samples, with the share of classes that were handed off."""
         metrics = super().judge(samples, features)
-        alone = DenoiserConfig.read(self.folder.personal).alone
+        asked = set(samples["global"].labels.tolist())  # classes of which the global half made a view
         for group, labels in (("majority", self.data.majority), ("minority", self.data.minority)):
             if metrics and labels:
-                handed = [label for label in labels if label not in alone]
-                metrics[f"{group}/pfdm/handed_off"] = len(handed) / len(labels)
+                metrics[f"{group}/pfdm/handed_off"] = len(asked.intersection(labels)) / len(labels)
         return metrics
 
     def _oracle(self, sampler: Sampler, personal: Denoiser) -> LabelledImages:
