@@ -41,9 +41,6 @@ class GroupScores(_Model):
         Share of real test images recognised by a classifier that was trained on these images alone, 0 .. 1.
     utility_added
         The same when they were added to the client's own training images.
-    handed_off
-        Of ``pfdm``: share of the classes whose images both halves made, 0 .. 1; the others the personal half
-        sampled alone.
     """
 
     frechet: float | None = Field(default=None, ge=0)
@@ -53,7 +50,6 @@ class GroupScores(_Model):
     kid: float | None = Field(default=None, ge=-1e12, le=1e12)
     utility: float | None = Field(default=None, ge=0, le=1)
     utility_added: float | None = Field(default=None, ge=0, le=1)
-    handed_off: float | None = Field(default=None, ge=0, le=1)
 
 
 class ClientResults(_Model):

@@ -63,7 +63,6 @@ def test_the_documented_keys() -> None:
         "kid": None,
         "utility": None,
         "utility_added": None,
-        "handed_off": None,
     }
     assert {"privacy", "gap_closed", "bytes_up", "bytes_down", "seconds", "format_version"} <= set(found)
 

@@ -93,8 +93,7 @@ class Question:
     def noise(self) -> tuple[Noise, int | None]:
         """Return the noise, and t0 on the default chain; None where no t0 reaches the budget.
 
-        The personal half takes over ``hand-off-margin`` levels above t0, where there is about twice the
-        noise. Without a t0 it is that of the exact mechanism, and twice that.
+        Without a t0 it is that of the exact mechanism.
         """
         config = RunConfig()
         clip = radius(self.values)
@@ -103,9 +102,8 @@ class Question:
             t0 = smallest_t0(schedule.alpha_bar, clip, self.epsilon, self.delta)
         except PrivacyError:
             t0 = schedule.steps
-        level = t0 + config.hand_off_margin
-        if level < schedule.steps:
-            upload, hand_off = ((schedule.noise_to_signal(t) / clip) ** 2 for t in (t0, level))
-            return Noise(upload, hand_off), t0
+        hand_off = (1 / config.hand_off_signal - 1) / clip**2
+        if t0 < schedule.steps:
+            return Noise((schedule.noise_to_signal(t0) / clip) ** 2, hand_off), t0
         exact = 4 / mu_from_epsilon(self.epsilon, self.delta) ** 2  # s = 2C / mu
-        return Noise(exact, 2 * exact), None
+        return Noise(exact, hand_off), None

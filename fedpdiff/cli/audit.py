@@ -87,8 +87,8 @@ def _request(args: argparse.Namespace) -> ReleaseRequest:
     settings = {
         "t0": args.t0, "epsilon": 0.0, "delta": args.delta, "clip-rule": "fixed", "clip": args.clip,
         "centre": "none", "schedule": args.schedule, "diffusion-steps": args.steps, "image-size": side,
-        "channels": channels, "network": "none.json", "chain": "nested", "hand-off-margin": 0,
-        "frequent-classes": "hand-off",
+        "channels": channels, "network": "none.json", "chain": "nested", "hand-off-signal": 0.0,
+        "personal-base": "none", "global-base": "none",
         "global-sampling-steps": 1, "personal-sampling-steps": 1,
     }  # fmt: skip
     config = RunConfig.parse(settings)

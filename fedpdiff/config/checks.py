@@ -152,33 +152,24 @@ def _levels(config: RunConfig) -> list[str]:
             f'global-base = "gaussian": needs objective = "ambient", not "{config.objective}"; set '
             'global-base = "none"'
         ]
-    if config.hand_off_margin < 0 and config.global_base == "none":
+    if config.chain == "nested" and config.hand_off_signal:
         return [
-            f"hand-off-margin = {config.hand_off_margin}: must be at least 0 with global-base = "
-            '"none": the network has learnt nothing below t0'
+            f'hand-off-signal = {config.hand_off_signal:g} with chain = "nested": that chain ends at t0; set '
+            "it to 0"
         ]
-    if config.chain == "nested" and config.hand_off_margin:
+    if config.personal_base == "gaussian" and not config.hand_off_signal:
         return [
-            f'hand-off-margin = {config.hand_off_margin}: must be 0 with chain = "nested", which ends at t0'
+            'personal-base = "gaussian" with hand-off-signal = 0: it stands for the network above the '
+            "hand-off, which must not depend on t0; set hand-off-signal above 0, or personal-base to "
+            '"none"'
         ]
-    if config.frequent_classes == "judged" and config.chain == "nested":
+    if config.personal_base == "gaussian" and config.personal_levels == "below-t0":
         return [
-            'frequent-classes = "judged": the halves are compared on the same levels, so needs chain = '
-            '"continued", not "nested"; set frequent-classes = "hand-off"'
+            'personal-levels = "below-t0" with personal-base = "gaussian": local-only needs no second '
+            'network there; set personal-levels to "all" or personal-base to "none"'
         ]
-    if config.frequent_classes == "judged" and config.personal_levels == "below-t0":
-        return [
-            'frequent-classes = "judged": needs a personal half on the whole chain, so not personal-levels = '
-            '"below-t0"; set frequent-classes = "hand-off"'
-        ]
-    if config.chain == "continued" and 0 < config.t0 < config.diffusion_steps:
-        top -= config.t0 + config.hand_off_margin
-        if top < 1:
-            return [
-                f"hand-off-margin = {config.hand_off_margin}: must be below "
-                f"{config.diffusion_steps - config.t0} with t0 = {config.t0}, so that the global network has "
-                "levels above it"
-            ]
+    if config.chain == "continued" and config.t0 < config.diffusion_steps and not config.hand_off_signal:
+        top -= config.t0
     if config.global_sampling_steps > top:
         return [
             f"global-sampling-steps = {config.global_sampling_steps}: must be at most {top}, the number of "

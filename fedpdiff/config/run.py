@@ -100,8 +100,8 @@ class RunConfig(Settings):
     chain: Literal["continued", "nested"] = setting("continued", "continued or nested")
     objective: Literal["ambient", "noise"] = setting("ambient", "ambient or noise")
     global_base: Literal["gaussian", "none"] = setting("gaussian", "gaussian or none")
-    hand_off_margin: int = setting(60, "a whole number")
-    frequent_classes: Literal["judged", "hand-off"] = setting("judged", "judged or hand-off")
+    personal_base: Literal["gaussian", "none"] = setting("gaussian", "gaussian or none")
+    hand_off_signal: float = setting(0.5, "a number from 0 (at t0) to below 1", ge=0, lt=1)
 
     # Training and sampling
     personal_steps: int = setting(800, _COUNT, ge=1)

@@ -11,6 +11,7 @@ from diffusers import UNet2DModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from fedpdiff.diffusion.class_gaussian import ClassGaussian
 from fedpdiff.diffusion.denoiser_config import CONFIG_FILE, DenoiserConfig
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.errors import DataError
@@ -37,7 +38,7 @@ class Denoiser(torch.nn.Module):
     centre
         float32, shape (C, H, W); the public centre. Zeros for a personal half.
     base
-        What the network's output is added to, where ``config.base`` says so.
+        What ``config.base`` says, if anything.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Denoiser(torch.nn.Module):
         network: UNet2DModel,
         config: DenoiserConfig,
         centre: torch.Tensor,
-        base: LinearGaussian | None = None,
+        base: LinearGaussian | ClassGaussian | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -72,6 +73,8 @@ class Denoiser(torch.nn.Module):
 
     def clean_clipped(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for images in this half's own frame (global half: clipped, around the centre)."""
+        if self.base is not None and self.config.kind == "personal" and t > self.config.hand_off:
+            return self._from_base(x_t, t, labels)
         levels = torch.full((len(x_t),), t)
         return self.chain.clean_from_output(self._output(x_t, t, labels), x_t, levels)
 
@@ -86,12 +89,30 @@ class Denoiser(torch.nn.Module):
         return self.chain.noise_from_output(self._output(x_t, t, labels), x_t, levels)
 
     def _output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
-        if self.base is None:
+        if self.base is None or self.config.kind == "personal":
             return self._network_output(x_t, t, labels)
-        estimate = self.base(x_t, self.chain.alpha_bar[t].expand(len(x_t)), labels)
+        estimate = self._from_base(x_t, t, labels)
         if t < self.chain.first:
             return estimate
         return estimate + self._network_output(x_t, t, labels)
+
+    def _from_base(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        assert self.base is not None
+        return self.base(x_t, self.chain.alpha_bar[t].expand(len(x_t)), labels)
+
+    def joined(self, personal: Denoiser) -> Denoiser:
+        """Return a global half whose base knows a client's own images as well, where both halves have a base.
+
+        See :meth:`~fedpdiff.diffusion.class_gaussian.ClassGaussian.joined`. What the global network learnt to
+        add stays.
+        """
+        ours, own = self.base, personal.base
+        if not isinstance(ours, LinearGaussian) or not isinstance(own, ClassGaussian):
+            return self
+        signal = float(self.chain.alpha_bar[self.config.hand_off])
+        base = own.joined(ours, self.centre, self.chain.start, signal)
+        base.means -= self.centre.to(base.means).flatten()  # this half's frame
+        return Denoiser(self.network, self.config, self.centre, base)
 
     def _network_output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
@@ -114,13 +135,8 @@ class Denoiser(torch.nn.Module):
         if self.base is not None:
             moments = {name: tensor.cpu().contiguous() for name, tensor in self.base.state_dict().items()}
             save_file(moments, folder / _BASE_FILE)
-        self.save_config(folder)
-
-    def save_config(self, folder: Path | str) -> None:
-        """Write the description alone, whole or not at all, to a folder of :meth:`save_pretrained`."""
-        part = Path(folder) / f"{CONFIG_FILE}.part"
-        part.write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        part.replace(Path(folder) / CONFIG_FILE)
+        text = self.config.model_dump_json(indent=2) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: str | torch.device = "cpu") -> Denoiser:

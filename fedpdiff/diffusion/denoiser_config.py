@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpdiff.diffusion.chain import Chain, ChainKind, Objective, global_chain, personal_chain
+from fedpdiff.diffusion.class_gaussian import ClassGaussian
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.schedule import NoiseSchedule
 
@@ -23,7 +24,7 @@ class DenoiserConfig(BaseModel):
     t0
         Level of the uploads.
     hand_off
-        Level at which the personal half takes over; below t0 only with a base.
+        Level at which the personal half takes over; below t0 only where the global half has a base.
     last
         Highest level the personal half was trained on (T or t0); for the global half always T.
     clip
@@ -32,14 +33,13 @@ class DenoiserConfig(BaseModel):
         Whether the network takes a clipped/unclipped flag, and below which share of t0 sampling says
         "unclipped" (PFDM's clip-mixing).
     base
-        ``"gaussian"``: the network learns what it adds to a :class:`LinearGaussian`, which stands alone at
-        levels that the network was not trained on.
+        ``"gaussian"``. Of a global half: the network learns what it adds to a :class:`LinearGaussian`, which
+        stands alone at levels that the network was not trained on. Of a personal half: a
+        :class:`ClassGaussian` of the client's images stands for the network above the hand-off.
     release_noise
         Noise of the uploads; ``seeded`` is for simulations and NOT PRIVATE.
     hidden_label
         Whether the network was also trained without labels; the last condition then stands for none.
-    alone
-        Of a personal half: classes that it samples on the whole chain by itself.
     unseen
         Classes of which the network was trained on no image: their label is hidden from it, so that it
         follows the hint of the global half with what it knows of the others.
@@ -63,7 +63,6 @@ class DenoiserConfig(BaseModel):
     hidden_label: bool = False
     base: Literal["none", "gaussian"] = "none"
     unseen: list[int] = []
-    alone: list[int] = []
     release_noise: Literal["secure", "seeded"] = "secure"
 
     @model_validator(mode="after")
@@ -75,12 +74,10 @@ class DenoiserConfig(BaseModel):
             )
         if self.kind != "personal" and self.base == "none" and self.hand_off < self.t0:
             raise ValueError(f"hand_off = {self.hand_off} must be at least t0 = {self.t0} without a base")
-        if self.base == "gaussian" and (self.kind == "personal" or self.objective != "ambient"):
-            raise ValueError("base = 'gaussian' is for a global half with objective = 'ambient'")
+        if self.base == "gaussian" and self.kind != "personal" and self.objective != "ambient":
+            raise ValueError("base = 'gaussian' of a global half is for objective = 'ambient'")
         if self.kind == "personal" and self.objective == "ambient":
             raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
-        if self.alone and (self.kind != "personal" or self.last < self.diffusion_steps):
-            raise ValueError("alone is for a personal half that was trained on the whole chain")
         if self.unseen and not self.hidden_label:
             raise ValueError("unseen: labels can be hidden only from a network trained with hidden_label")
         return self
@@ -101,12 +98,13 @@ class DenoiserConfig(BaseModel):
         """Number of values of the network's conditioning label."""
         return len(self.class_names) * (2 if self.clip_flag else 1) + int(self.hidden_label)
 
-    def empty_base(self) -> LinearGaussian | None:
+    def empty_base(self) -> LinearGaussian | ClassGaussian | None:
         """Return the base with moments yet to be estimated or loaded; None where there is none."""
         if self.base == "none":
             return None
         channels, height, width = self.image_shape
-        return LinearGaussian(len(self.class_names), (channels, height, width))
+        kind = ClassGaussian if self.kind == "personal" else LinearGaussian
+        return kind(len(self.class_names), (channels, height, width))
 
     def chain(self) -> Chain:
         """Return the diffusion process of this denoiser."""

@@ -19,18 +19,18 @@ import torch
 from torch import nn
 
 from fedpdiff.diffusion.batches import Images
+from fedpdiff.diffusion.moments import class_means, principal_directions
 
 RANK = 64
 """Most principal directions that are kept."""
-_SWEEPS = 4  # of the subspace iteration; directions that stand out of the noise converge in fewer
-_BLOCK = 2**22  # values that are in memory at a time, at least an image
 
 
 class LinearGaussian(nn.Module):
     """Equation (1), with one mean per class and one covariance of low rank for all of them.
 
     Buffers (float32; K classes, d = C H W values, R = min(64, d) directions): ``means`` (K, d),
-    ``directions`` (R, d), orthonormal, and ``variances`` (R,), of clean clipped images along them.
+    ``directions`` (R, d), orthonormal, ``variances`` (R,), of clean clipped images along them, and ``counts``
+    (K,), the uploads of each class.
 
     Parameters
     ----------
@@ -43,6 +43,7 @@ class LinearGaussian(nn.Module):
     means: torch.Tensor
     directions: torch.Tensor
     variances: torch.Tensor
+    counts: torch.Tensor
 
     def __init__(self, classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -51,6 +52,7 @@ class LinearGaussian(nn.Module):
         self.register_buffer("means", torch.zeros(classes, values))
         self.register_buffer("directions", torch.zeros(rank, values))
         self.register_buffer("variances", torch.zeros(rank))
+        self.register_buffer("counts", torch.zeros(classes))
 
     def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for ``x_t`` of shape (N, C, H, W); ``alpha_bar`` (float64) and labels (N,)."""
@@ -78,56 +80,18 @@ class LinearGaussian(nn.Module):
         """
         counts = torch.bincount(labels, minlength=len(self.means)).double()
         values = self.means.shape[1]
-        means = _means(
-            uploads, labels, counts, values
-        )  # not drawn towards each other: it would blur the classes
+        # Not drawn towards each other: it would blur the classes.
+        means = class_means(uploads, labels, counts, values)
         free = len(labels) - int((counts > 0).sum())  # degrees of freedom within classes
         if free > 0:
-            spread, directions = _principal(uploads, labels, means, len(self.variances), free, generator)
+            spread, directions = principal_directions(
+                uploads, labels, means, len(self.variances), free, generator
+            )
             variances = (1 - start) * _signal(spread / (1 - start), values / free)
             self.directions.copy_(directions.T)
             self.variances.copy_(variances / start)
         self.means.copy_(means / math.sqrt(start))
-
-
-def _blocks(count: int, values: int) -> tuple[torch.Tensor, ...]:
-    """Return the rows of each block of images of so many values."""
-    return torch.arange(count).split(max(1, _BLOCK // values))
-
-
-def _means(uploads: Images, labels: torch.Tensor, counts: torch.Tensor, values: int) -> torch.Tensor:
-    """Return the mean upload of each class (K, d); a class without uploads has the mean of all."""
-    sums = torch.zeros(len(counts), values, dtype=torch.float64)
-    for rows in _blocks(len(labels), values):
-        sums.index_add_(0, labels[rows], uploads[rows].flatten(1).double())
-    means = sums / counts.clamp_min(1).view(-1, 1)
-    means[counts == 0] = sums.sum(0) / len(labels)
-    return means.float()
-
-
-def _principal(
-    uploads: Images,
-    labels: torch.Tensor,
-    means: torch.Tensor,
-    rank: int,
-    free: int,
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the largest eigenvalues (rank,) of the covariance within classes, and the vectors (d, rank).
-
-    By subspace iteration over the uploads, a block at a time: the matrix itself would have d^2 entries.
-    """
-    values = means.shape[1]
-    basis = torch.linalg.qr(torch.randn(values, rank, generator=generator)).Q
-    for sweep in range(_SWEEPS + 1):
-        image = torch.zeros_like(basis)
-        for rows in _blocks(len(labels), values):
-            residual = uploads[rows].flatten(1).float() - means[labels[rows]]
-            image += residual.T @ (residual @ basis)
-        if sweep < _SWEEPS:
-            basis = torch.linalg.qr(image).Q
-    eigenvalues, vectors = torch.linalg.eigh(basis.T @ image / free)
-    return eigenvalues.flip(0), basis @ vectors.flip(1)
+        self.counts.copy_(counts)
 
 
 def _signal(spread: torch.Tensor, aspect: float) -> torch.Tensor:

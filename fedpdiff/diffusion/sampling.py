@@ -27,10 +27,7 @@ Predict = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
 
 
 class TwoStageSamples(NamedTuple):
-    """Pixels in [-1, 1], shape (N, C, H, W): the samples, and what the global half alone makes of them.
-
-    Mid-grey is the global half's view of classes that it was not asked for.
-    """
+    """Pixels in [-1, 1], shape (N, C, H, W): the samples, and what the first stage alone makes of them."""
 
     images: torch.Tensor
     global_view: torch.Tensor
@@ -153,8 +150,7 @@ def sample_two_stage(
 ) -> TwoStageSamples:
     """Sample as PFDM does (arXiv 2504.00952, section 4): global half down to the hand-off, personal half on.
 
-    Classes that the personal half's description has as ``alone`` it samples by itself, with as many
-    evaluations.
+    Where both halves have a base, the global half's is joined with what the client's own images say.
 
     Parameters
     ----------
@@ -163,17 +159,9 @@ def sample_two_stage(
     global_steps, personal_steps
         Network evaluations of each stage.
     """
-    alone = torch.isin(labels, torch.tensor(personal.config.alone, dtype=labels.dtype, device=labels.device))
-    images, view = torch.zeros(2, len(labels), *personal.config.image_shape, device=personal.device)
-    handed = ~alone
-    if handed.any():
-        wanted, level = labels[handed], global_half.config.hand_off
-        x, view[handed] = hand_off(global_half, wanted, sampler, global_steps, generator)
-        images[handed] = refine(personal, x, level, wanted, sampler, personal_steps, generator)
-    if alone.any():
-        steps = global_steps + personal_steps
-        images[alone] = sample_whole_chain(personal, labels[alone], sampler, steps, generator)
-    return TwoStageSamples(images, view)
+    x, view = hand_off(global_half.joined(personal), labels, sampler, global_steps, generator)
+    level = global_half.config.hand_off
+    return TwoStageSamples(refine(personal, x, level, labels, sampler, personal_steps, generator), view)
 
 
 def hand_off(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpdiff.config import RunConfig
+from fedpdiff.config import PFDM, RunConfig
 from fedpdiff.errors import ConfigError, MessageError, PrivacyError
 from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.accountant import epsilon_from_mu
@@ -116,26 +116,29 @@ def propose(config: RunConfig, public: LabelledImages) -> Agreement:
 
 
 def hand_off_level(config: RunConfig, t0: int) -> int:
-    """Return the level at which the personal half takes over.
+    """Return the level at which the personal half takes over: t0, or the first with so little signal.
 
     Raises
     ------
     ConfigError
-        When it is not below T, where nothing would be left to the global half, or below 1.
+        When the global half has no base and has learnt nothing there.
     """
-    level = t0 + config.hand_off_margin
-    if level < 1:
+    if not config.hand_off_signal:
+        return t0
+    level = level_of_signal(config)
+    if config.method == PFDM and config.global_base == "none" and level < t0:
         raise ConfigError(
-            f"hand-off-margin = {config.hand_off_margin}: with t0 = {t0} it must be at least {1 - t0}, so "
-            "that the personal half has levels below it"
-        )
-    if config.chain == "continued" and level >= config.diffusion_steps:
-        raise ConfigError(
-            f"hand-off-margin = {config.hand_off_margin}: with t0 = {t0} it must be below "
-            f"{config.diffusion_steps - t0}, so that the global half has levels above it; lower it or choose "
-            "a larger epsilon"
+            f'hand-off-signal = {config.hand_off_signal:g} with global-base = "none": that is level {level}, '
+            f"but uploads at t0 = {t0} teach a network nothing below t0; set hand-off-signal to 0 (at t0) or "
+            'global-base to "gaussian"'
         )
     return level
+
+
+def level_of_signal(config: RunConfig) -> int:
+    """Return the first level whose share of signal, abar_t, is at most ``hand-off-signal``; T - 1 at most."""
+    alpha_bar = NoiseSchedule(config.schedule, config.diffusion_steps).alpha_bar
+    return min(int((alpha_bar > config.hand_off_signal).sum()), config.diffusion_steps - 1)
 
 
 def check_request(

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 
-from fedpdiff.diffusion.comparison import extra_divergence
 from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.errors import DataError, MessageError
 from fedpdiff.federation.agreement import Agreement, check_request
 from fedpdiff.federation.member import Member, Samples
-from fedpdiff.federation.networks import Trainer, mixed_precision
+from fedpdiff.federation.networks import Trainer
 from fedpdiff.federation.pooled import pooled_images
 from fedpdiff.federation.protocol import (
     Mechanism,
@@ -43,12 +42,8 @@ from fedpdiff.privacy.gaussian_noise import NoiseSource, SecureNoise, SeededNois
 from fedpdiff.privacy.policy import Policy
 from fedpdiff.privacy.private import PrivateImages
 from fedpdiff.privacy.release import Release, ReleaseStore
-from fedpdiff.rng import torch_generator
 from fedpdiff.runfolder import RunFolder
 from fedpdiff.types import LabelledImages
-
-FREQUENT = 50  # own images of a class from which it may be one that a client samples alone
-COMPARED = 512  # of them, at most, the halves are compared on
 
 
 class ClientTasks(Member):
@@ -160,9 +155,6 @@ class ClientTasks(Member):
         global_half = self._trainer().empty_global_half()
         load_arrays(global_half, with_prefix(arrays, "global/"))
         personal = Denoiser.from_pretrained(self.folder.personal, global_half.device)
-        # Also where samples and scores are there already: training, asked for again, described it anew.
-        personal.config = personal.config.model_copy(update={"alone": self._alone(global_half, personal)})
-        personal.save_config(self.folder.personal)
 
         def draw(progress: Progress) -> Samples:
             return self._draw(global_half, personal, progress)
@@ -190,33 +182,6 @@ class ClientTasks(Member):
         if self.node.simulated:
             samples["real"] = self.real()
         return samples
-
-    def _alone(self, global_half: Denoiser, personal: Denoiser) -> list[int]:
-        """Return the frequent classes, where the personal half knows them better above the hand-off.
-
-        It is asked about the images that it was trained on, which flatters it: in doubt such a class stays
-        what the client can make alone. Of rarer classes a comparison would say nothing but that it knows its
-        images by heart, so they are always handed off.
-        """
-        train = self.data.train
-        counts = train.counts(len(self.data.class_names))
-        frequent = [label for label in self.data.majority if counts[label] >= FREQUENT]
-        if self.config.frequent_classes == "hand-off" or not frequent:
-            return []
-        generator = torch_generator(self.config.seed, *self.stream("comparison"))
-        own = train.of_classes(frequent)
-        some = own.select(torch.randperm(len(own), generator=generator)[:COMPARED])
-        with mixed_precision(self.config.precision, personal.device):
-            return frequent if extra_divergence(global_half, personal, some, generator) > 0 else []
-
-    def judge(self, samples: Samples, features: Arrays) -> dict[str, float]:
-        """Return the scores of samples, with the share of classes that were handed off."""
-        metrics = super().judge(samples, features)
-        asked = set(samples["global"].labels.tolist())  # classes of which the global half made a view
-        for group, labels in (("majority", self.data.majority), ("minority", self.data.minority)):
-            if metrics and labels:
-                metrics[f"{group}/pfdm/handed_off"] = len(asked.intersection(labels)) / len(labels)
-        return metrics
 
     def _oracle(self, sampler: Sampler, personal: Denoiser) -> LabelledImages:
         """Refine all sites' real uploads, which a simulated client finds in the server's spool."""

@@ -18,6 +18,7 @@ from fedpdiff.diffusion.batches import (
     LabelDropout,
     Uploads,
 )
+from fedpdiff.diffusion.class_gaussian import ClassGaussian
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.denoiser_config import DenoiserConfig
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
@@ -128,8 +129,8 @@ class Trainer:
 
     @property
     def hand_off(self) -> int:
-        """Level at which the personal half takes over; T where no chain is split."""
-        if self.mechanism.t0 == self.mechanism.diffusion_steps:
+        """Level at which networks of clean images take over; T where nothing comes before them."""
+        if self.mechanism.t0 == self.mechanism.diffusion_steps and self.config.personal_base == "none":
             return self.mechanism.t0
         return hand_off_level(self.config, self.mechanism.t0)
 
@@ -147,8 +148,18 @@ class Trainer:
         """
         counts = images.counts(len(self.class_names))
         config = self._denoiser_config("personal", last or self.config.diffusion_steps, counts)
-        batches = self.clean_batches(images)
-        return self._train(config, batches, torch.zeros_like(self.centre), purpose, progress, checkpoint)
+        batches, centre = self.clean_batches(images), torch.zeros_like(self.centre)
+        trained = self._train(config, batches, centre, purpose, progress, checkpoint)
+        return self.with_own_base(trained, images)
+
+    def with_own_base(self, denoiser: Denoiser, images: LabelledImages) -> Denoiser:
+        """Return a denoiser of clean images with the base that the settings want, from these images."""
+        config = denoiser.config.model_copy(update={"base": self.config.personal_base})
+        base = config.empty_base()
+        if isinstance(base, ClassGaussian):
+            base.fit(images, torch_generator(self.config.seed, "own base"))
+            base.to(self.device)
+        return Denoiser(denoiser.network, config, denoiser.centre, base)
 
     def clean_batches(self, images: LabelledImages) -> Batches:
         """Return what a network learns from clean images: balanced, with flag and hidden labels if so set."""
@@ -179,13 +190,19 @@ class Trainer:
         With ``global-workers`` above 1 each of so many processes is handed what ``uploads`` holds in memory.
         """
         config = self._denoiser_config(self.config.chain, self.config.diffusion_steps)
-        base = config.empty_base()
-        if base is not None:
-            generator = torch_generator(self.config.seed, "server", "global", "base")
-            base.fit(uploads, labels, config.chain().start, generator)
-            base.to(self.device)
+        base = self._uploads_base(config, uploads, labels)
         batches = Uploads(uploads, labels)
         return self._train(config, batches, self.centre, ("server", "global"), progress, checkpoint, base)
+
+    def _uploads_base(
+        self, config: DenoiserConfig, uploads: Images, labels: torch.Tensor
+    ) -> LinearGaussian | None:
+        base = config.empty_base()
+        if not isinstance(base, LinearGaussian):
+            return None
+        generator = torch_generator(self.config.seed, "server", "global", "base")
+        base.fit(uploads, labels, config.chain().start, generator)
+        return base.to(self.device)
 
     def empty_global_half(self) -> Denoiser:
         """Return the global denoiser with untrained weights, to load received ones into."""
@@ -243,6 +260,7 @@ class Trainer:
                 "clip_flag_switch": self.config.clip_flag_switch,
                 "release_noise": self.mechanism.noise,
                 "hidden_label": hides,
+                # A personal half gets its base after the training.
                 "base": "none" if personal else self.config.global_base,
                 "unseen": list(absent_classes(counts)) if hides and counts else [],
             }

@@ -92,13 +92,14 @@ class RoundTasks(Member):
 
     def _sample(self, arrays: Arrays) -> tuple[PhaseReport, dict[str, float]]:
         started = time.monotonic()
-        denoiser, _ = self._denoiser()
+        denoiser, trainer = self._denoiser()
         weights = to_arrays(denoiser.network)
         received = self.method.decode(with_prefix(arrays, "weights/"))
         check_weights(received, chosen(weights, self.method.exchanged))
         own = RoundState.load(self._path).average.weights
         load_arrays(denoiser.network, weights | own | received)
         denoiser.network.eval()
+        denoiser = trainer.with_own_base(denoiser, self.data.train)
 
         def draw(progress: Progress) -> Samples:
             purpose = self.stream("samples")

@@ -57,10 +57,7 @@ class Sampler:
         return self._batched(draw, wanted, personal.device, "whole-chain")[0]
 
     def two_stage(self, global_half: Denoiser, personal: Denoiser) -> tuple[LabelledImages, LabelledImages]:
-        """Sample with both halves; return the samples and the global half's own view of them.
-
-        Classes that the personal half samples alone are left out of the view.
-        """
+        """Sample with both halves; return the samples and what the first stage alone makes of them."""
 
         def draw(labels: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
             return list(
@@ -76,8 +73,7 @@ class Sampler:
             )
 
         samples, view = self._batched(draw, self._labels, personal.device, "two-stage")
-        alone = set(personal.config.alone)
-        return samples, view.of_classes(set(view.labels.tolist()) - alone) if alone else view
+        return samples, view
 
     def oracle(
         self, personal: Denoiser, uploads: Images, offset: torch.Tensor, upload_labels: torch.Tensor, t0: int

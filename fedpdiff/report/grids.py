@@ -16,7 +16,7 @@ from fedpdiff.results import ClientResults, Group
 PANELS = {
     "real": "real images",
     "local": "local-only",
-    "global": "global model alone",
+    "global": "handed over",
     "pfdm": "PFDM",
     "oracle": "oracle hand-off",
 }

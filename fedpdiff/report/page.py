@@ -17,7 +17,7 @@ from fedpdiff.report.figures import ReportFigure, draw_figures
 from fedpdiff.report.privacy_words import privacy_words
 from fedpdiff.report.run_files import RunFiles, read_object
 from fedpdiff.report.signatures import signatures, symptoms
-from fedpdiff.report.table import own_classes_lines, results_table, shown_methods
+from fedpdiff.report.table import results_table, shown_methods
 from fedpdiff.report.template import FAILURE_PAGE, PAGE
 from fedpdiff.results import ParticipantList, Results
 
@@ -102,7 +102,6 @@ def render(run: RunFiles, figures: list[ReportFigure], failures: list[str]) -> s
         attacks=attack_words(run.attacks),
         deleted=run.deleted,
         figures=[_inlined(figure) for figure in figures],
-        own_classes=own_classes_lines(results),
         signatures=failures,
         settings=sorted(run.config.items()),
         environment=_flat(run.environment),

@@ -91,22 +91,10 @@ def summary_lines(results: Results) -> list[str]:
     if phases:
         lines.append(f"Time: {phases}.")
     lines.append(f"Distances are in {results.feature_space}; seed {results.seed}.")
-    lines += own_classes_lines(results)
     if results.participants:
         lines.append(f"Took part: {listed(results.participants)}.")
     lines += [f"Left out: {r.site} in {r.phase}: {r.reason}" for r in results.refused]
     return lines + results.notes
-
-
-def own_classes_lines(results: Results) -> list[str]:
-    """Return one line with the clients that hand off not all of their frequent classes; none without any."""
-    alone = [
-        client.name
-        for client in results.clients
-        if client.groups.get("majority", {}).get("pfdm", GroupScores()).handed_off not in (None, 1)
-    ]
-    begin = "Frequent classes sampled alone, because the own half knows them better"
-    return [f"{begin}: {listed(alone)}."] if alone else []
 
 
 def privacy_line(results: Results) -> str:

@@ -137,7 +137,7 @@ images for a number{% if pfdm %}; for the gap closed, (local-only − PFDM) / (l
 that the denominator is not above its spread over {{ results.gap_spread_over }}{% endif %}.
 Distances are in {{ results.feature_space }}.</p>
 {% endif %}
-{% for note in own_classes + results.notes %}<p>{{ note }}</p>
+{% for note in results.notes %}<p>{{ note }}</p>
 {% endfor %}{% if signatures %}
 <h2>What went wrong, and what to change</h2>
 <ul>{% for line in signatures %}<li>{{ line }}</li>
@@ -145,9 +145,8 @@ Distances are in {{ results.feature_space }}.</p>
 {% endif %}
 {% if figures | selectattr("kind", "equalto", "client") | list %}
 <h2>What each client makes</h2>
-<p>The first samples of every class, not the best.{% if pfdm %} Between local-only and PFDM stands what the
-global model makes on its own: it has seen every client’s uploads, but nothing below their noise.
-It is left blank for classes that the client samples alone.
+<p>The first samples of every class, not the best.{% if pfdm %} Between local-only and PFDM stands what is
+handed over to the personal network, as far as the first stage can see it: its last estimate of the image.
 {% endif %}</p>
 {{ picture("client") }}
 {% endif %}

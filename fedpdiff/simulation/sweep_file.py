@@ -18,6 +18,8 @@ from fedpdiff.simulation.app import settings_folder
 
 Size = Literal["ci", "cpu", "gpu"]
 SIZES: tuple[Size, ...] = get_args(Size)
+VARIANT = "variant"
+"""Key of a grid that is no setting: a name for the settings that its runs have in common."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_-]+")
 
 _Value = bool | int | float | str
@@ -56,7 +58,8 @@ class Sweep(_Part):
         (``set`` in the file) settings of all runs.
     grid
         One or several grids: setting -> a list of its values, or one value that all runs of this grid have
-        and no table shows. The points are all combinations within each grid.
+        and no table shows. The points are all combinations within each grid. With ``variant`` a grid gives
+        what its runs have in common a name, and tables show that.
     size
         ``ci``, ``cpu`` or ``gpu`` -> what changes on a machine of that size.
     """
@@ -177,6 +180,7 @@ def plan(sweep: Sweep, changes: Mapping[str, Value], seeds: Sequence[int] | None
             shown = {key: point[key] for key in varied if key in point}
             parts = [f"{key}-{_text(value)}" for key, value in shown.items()] + [f"seed-{seed}"]
             settings = {**sweep.settings, **fixed, **changes, **point, "seed": seed}
+            settings.pop(VARIANT, None)
             runs.append(Planned(_UNSAFE.sub("-", "_".join(parts)), shown, settings))
     twice = sorted({run.name for run in runs if [other.name for other in runs].count(run.name) > 1})
     if twice:
@@ -217,8 +221,15 @@ def select(runs: Sequence[Planned], only: Sequence[tuple[str, Value]]) -> list[P
 
 def _points(grid: Mapping[str, _Value | list[_Value]]) -> list[tuple[dict[str, Value], dict[str, Value]]]:
     """Return the points of one grid, each after the settings that all of them have."""
-    fixed = {key: value for key, value in grid.items() if not isinstance(value, list)}
-    lists = {key: values for key, values in grid.items() if isinstance(values, list)}
+    fixed: dict[str, Value] = {}
+    lists: dict[str, list[Value]] = {}
+    for key, value in grid.items():
+        if isinstance(value, list):
+            lists[key] = value
+        elif key == VARIANT:
+            lists[key] = [value]
+        else:
+            fixed[key] = value
     return [(fixed, dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpdiff.diffusion import linear_gaussian
+from fedpdiff.diffusion import linear_gaussian, moments
 from fedpdiff.diffusion.batches import Uploads
 from fedpdiff.diffusion.chain import global_chain
 from fedpdiff.diffusion.denoiser import Denoiser, load_arrays, to_arrays
@@ -33,8 +33,9 @@ def exact(gaussian: Any) -> LinearGaussian:
     """Return the base with the true moments of one class."""
     base = LinearGaussian(1, (1, 2, 2))
     variances, vectors = torch.linalg.eigh(gaussian.cov)
-    moments = {"means": gaussian.mean[None], "directions": vectors.T, "variances": variances}
-    load_arrays(base, {name: tensor.float().numpy() for name, tensor in moments.items()})
+    exact_ones = {"means": gaussian.mean[None], "directions": vectors.T, "variances": variances}
+    exact_ones["counts"] = torch.ones(1)
+    load_arrays(base, {name: tensor.float().numpy() for name, tensor in exact_ones.items()})
     return base
 
 
@@ -127,7 +128,7 @@ def test_any_number_of_uploads_gives_finite_moments(count: int, classes: int, se
 def test_a_block_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     uploads, labels, _, _ = world(1_000, 2.0, seed=5)
     whole = fitted(uploads, labels)
-    monkeypatch.setattr(linear_gaussian, "_BLOCK", 64 * VALUES)
+    monkeypatch.setattr(moments, "_BLOCK", 64 * VALUES)
     seen: list[int] = []
 
     class Watched:

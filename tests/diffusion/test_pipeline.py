@@ -90,16 +90,6 @@ def test_batches_are_the_parts_of_a_call(pipe: PFDMPipeline) -> None:
         pipe.batches([7])  # at once, not when the first batch is asked for
 
 
-def test_classes_of_its_own_the_personal_half_makes_alone(pipe: PFDMPipeline, tmp_path: Path) -> None:
-    handed = sample(pipe, [0, 0])
-    pipe.personal.config = pipe.personal.config.model_copy(update={"alone": [0]})
-    pipe.save_pretrained(tmp_path / "global", tmp_path / "personal")
-    again = PFDMPipeline.from_pretrained(tmp_path / "global", tmp_path / "personal")
-    again.set_progress_bar_config(disable=True)
-    assert torch.equal(sample(again, [0, 0]), sample(pipe, [0, 0]))
-    assert not torch.equal(sample(again, [0, 0]), handed)
-
-
 def test_the_steps_are_divided_as_asked(pipe: PFDMPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
     original = Denoiser.clean

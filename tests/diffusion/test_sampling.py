@@ -262,28 +262,6 @@ def test_each_half_is_asked_only_on_its_own_levels(kind: str, halves: Any) -> No
     assert all(asked == [0, 1, 1] for _, asked in global_half.network.asked + personal.network.asked)
 
 
-def test_classes_of_its_own_the_personal_half_makes_alone(halves: Any) -> None:
-    global_half, personal, _ = halves("continued", "ambient")
-    personal.config = personal.config.model_copy(update={"alone": [1]})
-    labels = torch.tensor([0, 1, 1])
-    found = sample_two_stage(global_half, personal, labels, "ddim", 7, 5, torch.Generator().manual_seed(1))
-    handed = [t + 1 for t, asked in personal.network.asked if asked == [0]]
-    alone = [t + 1 for t, asked in personal.network.asked if asked == [1, 1]]
-    assert len(handed) == 5 and max(handed) == T0
-    assert len(alone) == 12 and max(alone) == 1000
-    assert {len(asked) for _, asked in global_half.network.asked} == {1}  # only where something is handed off
-    personal.config = personal.config.model_copy(update={"alone": []})
-    both = sample_two_stage(global_half, personal, labels, "ddim", 7, 5, torch.Generator().manual_seed(1))
-    assert found.global_view[1:].count_nonzero() == 0 and both.global_view[1:].count_nonzero() > 0
-    assert not torch.isclose(found.images[1:], both.images[1:]).any()
-    # Only classes of its own: the personal half makes what it makes without a global one.
-    labels = torch.ones(3, dtype=torch.int64)
-    personal.config = personal.config.model_copy(update={"alone": [1]})
-    found = sample_two_stage(global_half, personal, labels, "ddim", 7, 5, torch.Generator().manual_seed(1))
-    alone = sample_whole_chain(personal, labels, "ddim", 12, torch.Generator().manual_seed(1))
-    assert torch.equal(found.images, alone)
-
-
 def test_more_steps_than_levels_visit_every_level(halves: Any) -> None:
     _, personal, _ = halves("continued", "ambient")
     x, labels = torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)

@@ -98,14 +98,14 @@ def test_a_nested_chain_without_order_and_with_one_client_is_attacked_too(
 ) -> None:
     folder = run_anew(
         chain="nested",
-        frequent_classes="hand-off",
+        personal_base="none",
         clients=1,
         min_clients=1,
         objective="noise",
         global_base="none",
         partitioner="iid",
         t0=290,
-        hand_off_margin=0,
+        hand_off_signal=0.0,
     )
     (folder / "client-0" / "state" / "release" / "secret").unlink()
     found = mount_attacks(folder, Effort(30, 3), "cpu")

@@ -102,8 +102,8 @@ def test_images_are_those_of_the_largest_client(digits: dict[str, Any]) -> None:
 
 def test_a_budget_that_a_run_would_refuse_is_noted(digits: dict[str, Any]) -> None:
     assert [row["notes"] for row in digits["rows"]] == [[], [], []]
-    (row,) = choose(RunConfig.parse({"hand-off-margin": 400}), [1])["rows"]
-    assert "a run would be refused: hand-off-margin = 400" in row["notes"][0]
+    (row,) = choose(RunConfig.parse({"global-base": "none"}), [1])["rows"]
+    assert "a run would be refused: hand-off-signal = 0.5" in row["notes"][0]
 
 
 def test_private_images_among_the_public_ones_are_found(digit_folder: Folder) -> None:

@@ -211,13 +211,3 @@ def test_a_deployment_keeps_its_scores_and_still_has_a_page(run_folder: Build) -
     assert "scores stay with the clients" in text
     assert "<h2>Results" not in text
     assert (folder / "results.md").read_text().startswith("- Privacy")
-
-
-def test_the_page_says_whose_frequent_classes_are_its_own(run_folder: Build) -> None:
-    folder = run_folder()
-    assert "sampled alone" not in read(folder)
-    clients = [client.model_dump() for client in Results.read(folder).clients]
-    clients[1]["groups"]["majority"]["pfdm"]["handed_off"] = 0
-    change(folder, clients=clients)
-    text = read(folder)
-    assert "<p>Frequent classes sampled alone, because the own half knows them better: client-1.</p>" in text

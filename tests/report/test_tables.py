@@ -14,9 +14,8 @@ from fedpdiff.cli import report
 from fedpdiff.errors import RunError
 from fedpdiff.report import wording
 from fedpdiff.report.seeds import seed_gap, seeds_table
-from fedpdiff.report.table import markdown, results_table, summary_lines
+from fedpdiff.report.table import markdown, results_table
 from fedpdiff.results import ClientResults, GroupScores, Refusal, Results
-from tests.report.conftest import make_results
 
 Build = Callable[..., Path]
 
@@ -145,20 +144,3 @@ def test_the_command_writes_pages_and_prints_tables(
     assert printed.count("report.html") == 2
     assert "over seeds 1, 2" in printed
     assert all((folder / "report.html").is_file() for folder in folders)
-
-
-@pytest.mark.parametrize(
-    ("shares", "said"), [((0, 0.4), "client-0, client-1"), ((1, 0), "client-1"), ((1, None), "")]
-)
-def test_who_samples_frequent_classes_alone_is_said(shares: tuple[float | None, ...], said: str) -> None:
-    results = make_results()
-    clients = []
-    for client, share in zip(results.clients, shares, strict=True):
-        pfdm = client.groups["majority"]["pfdm"].model_copy(update={"handed_off": share})
-        groups = client.groups | {"majority": client.groups["majority"] | {"pfdm": pfdm}}
-        clients.append(client.model_copy(update={"groups": groups}))
-    lines = [
-        line for line in summary_lines(results.model_copy(update={"clients": clients})) if "alone" in line
-    ]
-    begin = "Frequent classes sampled alone, because the own half knows them better: "
-    assert lines == ([f"{begin}{said}."] if said else [])

@@ -51,7 +51,7 @@ def again(client: Any, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("wish", "limit"),
     [
-        ({"epsilon": 0.0, "t0": 1, "hand-off-margin": 0}, "above the epsilon = 60 of this site's policy"),
+        ({"epsilon": 0.0, "t0": 1}, "above the epsilon = 60 of this site's policy"),
         ({"epsilon": 0.0, "t0": 690, "clip": 1e5}, "above the epsilon = 60 of this site's policy"),
         ({"epsilon": 1e9, "clip": 1e5}, "above the epsilon = 60 of this site's policy"),
         ({"schedule": "cosine"}, 'schedule = "cosine" is not among the schedules of this site\'s policy'),

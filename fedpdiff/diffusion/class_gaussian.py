@@ -1,0 +1,164 @@
+"""What a client's own images say of each class before any training: its mean and its covariance.
+
+A network learns the highest levels of the chain last, and of a class with a handful of images never. There
+the images of a class are Gaussian as far as one can see, and Wiener's filter, equation (1) of
+:mod:`~fedpdiff.diffusion.linear_gaussian`, needs moments alone. A client estimates them from its own clean
+images. Of a rare class it knows the shape, partly that of its frequent classes, but hardly the place: the
+mean of n images errs by S / n. There the uploads of all clients help, N of them with noise of variance s2 on
+each value: their mean errs by (S + s2 I) / N. It all happens at the client, so it costs no privacy.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from fedpdiff.diffusion.linear_gaussian import LinearGaussian
+from fedpdiff.diffusion.moments import blocks, class_means, principal_directions
+from fedpdiff.types import LabelledImages
+
+RANK = 256
+"""Most directions in which covariances are told apart; beyond them all have the same variance."""
+PRIOR = 2.0
+"""Images that the covariance common to all classes counts as, beside those of a class."""
+_DOUBT = 2.0
+"""How often the error of an own mean counts (docs/more-signal.md has what 1 and 4 give)."""
+
+
+class ClassGaussian(nn.Module):
+    """Wiener's filter with a mean and a covariance for each class, of clean images in pixels.
+
+    Buffers (float32; K classes, d = C H W values, R = min(256, d) directions): ``means`` (K, d); ``counts``
+    (K,), images of each class; ``directions`` (R, d), orthonormal, the strongest of the covariance common to
+    all classes, and ``common`` (R,), its variances; for the covariance of each class within them
+    ``rotations`` (K, R, R), eigenvectors in columns, and ``variances`` (K, R); and ``rest`` (1,), the
+    variance of one direction beyond them.
+
+    Parameters
+    ----------
+    classes
+        K.
+    image_shape
+        (C, H, W).
+    """
+
+    means: torch.Tensor
+    counts: torch.Tensor
+    directions: torch.Tensor
+    common: torch.Tensor
+    rotations: torch.Tensor
+    variances: torch.Tensor
+    rest: torch.Tensor
+
+    def __init__(self, classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        values = math.prod(image_shape)
+        rank = min(RANK, values)
+        self.register_buffer("means", torch.zeros(classes, values))
+        self.register_buffer("counts", torch.zeros(classes))
+        self.register_buffer("directions", torch.zeros(rank, values))
+        self.register_buffer("common", torch.zeros(rank))
+        self.register_buffer("rotations", torch.zeros(classes, rank, rank))
+        self.register_buffer("variances", torch.zeros(classes, rank))
+        self.register_buffer("rest", torch.zeros(1))
+
+    def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return E[x_0 | x_t] for ``x_t`` of shape (N, C, H, W); ``alpha_bar`` (float64) and labels (N,)."""
+        signal = alpha_bar.to(x_t.device).view(-1, 1)
+        noise = (1 - signal).to(x_t.dtype)  # subtracted in double precision: abar may be close to 1
+        root = signal.to(x_t.dtype).sqrt()
+        # A context of mixed precision is meant for networks: it would cost digits here and save no time.
+        with torch.autocast(x_t.device.type, enabled=False):
+            offset = x_t.flatten(1) - root * self.means[labels]
+            along = offset @ self.directions.T
+            beyond = offset - along @ self.directions
+            estimate = root * self.rest / (root**2 * self.rest + noise) * beyond
+            kept = torch.empty_like(along)
+            for label in labels.unique().tolist():
+                rows = labels == label
+                rotation, variances = self.rotations[label], self.variances[label]
+                gain = root[rows] * variances / (root[rows] ** 2 * variances + noise[rows])
+                kept[rows] = (gain * (along[rows] @ rotation)) @ rotation.T
+            return (self.means[labels] + estimate + kept @ self.directions).view_as(x_t)
+
+    def fit(self, images: LabelledImages, generator: torch.Generator) -> None:
+        """Estimate the moments.
+
+        The covariance of a class with n images is n / (n + ``PRIOR``) its own, and for the rest the one that
+        is common to all classes.
+
+        Parameters
+        ----------
+        images
+            The client's own, at least one.
+        generator
+            CPU generator of the first directions of the iteration.
+        """
+        pixels, labels = images.pixels(), images.labels
+        counts = torch.bincount(labels, minlength=len(self.means)).double()
+        values, rank = self.means.shape[1], len(self.common)
+        means = class_means(pixels, labels, counts, values)
+        free = max(1, len(labels) - int((counts > 0).sum()))  # degrees of freedom within classes
+        spread, directions = principal_directions(pixels, labels, means, rank, free, generator)
+        total, own = 0.0, torch.zeros(len(means), rank, rank)
+        for rows in blocks(len(labels), values):
+            offset = pixels[rows].flatten(1) - means[labels[rows]]
+            total += float(offset.double().square().sum()) / free
+            along = offset @ directions
+            for label in labels[rows].unique().tolist():
+                some = along[labels[rows] == label]
+                own[label] += some.T @ some
+        common = spread.clamp_min(0)
+        for label, count in enumerate(counts.tolist()):
+            mine = own[label] / max(1.0, count - 1)
+            share = count / (count + PRIOR) if count > 1 else 0.0
+            variances, rotation = torch.linalg.eigh(share * mine + (1 - share) * common.diag())
+            self.variances[label], self.rotations[label] = variances.clamp_min(0), rotation
+        self.means.copy_(means)
+        self.counts.copy_(counts)
+        self.directions.copy_(directions.T)
+        self.common.copy_(common)
+        self.rest.fill_(max(0.0, total - float(common.sum())) / max(1, values - rank))
+
+    def joined(
+        self, pooled: LinearGaussian, centre: torch.Tensor, start: float, signal: float
+    ) -> ClassGaussian:
+        """Return the same covariances around means that the uploads are asked for as well.
+
+        In a direction of variance lambda the own mean errs by e_o = 2 lambda / n (twice, for the network of
+        the levels below errs with it) and that of the uploads by e_s = (lambda + s2) / N, with
+        s2 = (1 - abar_t0) / abar_t0. The best share of the latter in the samples is e_o / (e_o + e_s). The
+        personal half, which refines them from a level with noise s2_h, follows what it is handed by
+        f = sqrt(lambda / (lambda + s2_h)) and adds the rest from its own images (Theorem 5.2 of PFDM,
+        direction by direction). So of the mean that is handed over the uploads make e_o / (e_o + e_s) / f, at
+        most all of it.
+
+        Parameters
+        ----------
+        pooled
+            Moments of uploads, clipped images around the centre.
+        centre
+            float32 (C, H, W), in pixels.
+        start
+            abar_t0, the uploads' share of signal.
+        signal
+            abar of the level at which the personal half takes over.
+        """
+        joined = copy.deepcopy(self)
+        theirs = pooled.means.to(self.means) + centre.to(self.means).flatten()
+        noise, below = ((1 - share) / share for share in (start, signal))
+        own = self.counts.view(-1, 1)
+        all_own = torch.cat([self.common, self.rest])  # the last one for all directions beyond
+        error_own = _DOUBT * all_own / own  # of no image: infinite
+        error_theirs = (all_own + noise) / pooled.counts.to(own).view(-1, 1)
+        follow = (all_own / (all_own + below)).sqrt()
+        share = (1 / (1 + error_theirs / error_own) / follow).clamp(max=1.0).nan_to_num(0.0)
+        share = torch.where(own == 0, 1.0, share)
+        offset = theirs - self.means
+        along = offset @ self.directions.T
+        beyond = offset - along @ self.directions
+        joined.means += (share[:, :-1] * along) @ self.directions + share[:, -1:] * beyond
+        return joined

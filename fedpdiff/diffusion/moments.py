@@ -1,0 +1,54 @@
+"""Class means and principal directions of many images, a block at a time: they may lie on the disk."""
+
+from __future__ import annotations
+
+import torch
+
+from fedpdiff.diffusion.batches import Images
+
+_SWEEPS = 4  # of the subspace iteration; directions that stand out of the noise converge in fewer
+_BLOCK = 2**22  # values that are in memory at a time, at least an image
+
+
+def blocks(count: int, values: int) -> tuple[torch.Tensor, ...]:
+    """Return the rows of each block of images of so many values."""
+    return torch.arange(count).split(max(1, _BLOCK // values))
+
+
+def class_means(images: Images, labels: torch.Tensor, counts: torch.Tensor, values: int) -> torch.Tensor:
+    """Return the mean image of each class, float32 (K, d); a class without images has the mean of all.
+
+    ``counts``: float64 (K,), images of each class; ``values``: d.
+    """
+    sums = torch.zeros(len(counts), values, dtype=torch.float64)
+    for rows in blocks(len(labels), values):
+        sums.index_add_(0, labels[rows], images[rows].flatten(1).double())
+    means = sums / counts.clamp_min(1).view(-1, 1)
+    means[counts == 0] = sums.sum(0) / len(labels)
+    return means.float()
+
+
+def principal_directions(
+    images: Images,
+    labels: torch.Tensor,
+    means: torch.Tensor,
+    rank: int,
+    free: int,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest eigenvalues (rank,) of the covariance within classes, and the vectors (d, rank).
+
+    By subspace iteration over the images: the matrix itself would have d^2 entries. ``free``: degrees of
+    freedom, images less classes that have any.
+    """
+    values = means.shape[1]
+    basis = torch.linalg.qr(torch.randn(values, rank, generator=generator)).Q
+    for sweep in range(_SWEEPS + 1):
+        image = torch.zeros_like(basis)
+        for rows in blocks(len(labels), values):
+            residual = images[rows].flatten(1).float() - means[labels[rows]]
+            image += residual.T @ (residual @ basis)
+        if sweep < _SWEEPS:
+            basis = torch.linalg.qr(image).Q
+    eigenvalues, vectors = torch.linalg.eigh(basis.T @ image / free)
+    return eigenvalues.flip(0), basis @ vectors.flip(1)
