@@ -2,14 +2,14 @@
 
 A class is Gaussian around its mean, with the variances of a :class:`~fedpdiff.advice.spectrum.Spectrum`; its
 denoisers are affine in the image, the best ones that the images at hand allow. In a direction of variance
-lambda, with noise of variance s2 at the hand-off, the personal half follows the hint by
+lambda, with noise of variance s2 at the hand-off, the personal half follows what it is handed by
 
     f = sqrt(lambda / (lambda + s2)) = 1 / sqrt(1 + s^2),    s^2 = s2 / lambda,
 
-with a sampler that adds no noise, as the default one (f^2 with one that does). So an error of the client's
-own class mean counts (1 - f)^2 and one of the global half's f^2; of the variance (1 - f^2)^2 and f^4. With
-equal variances this is Theorem 5.2: with s^2 the own part rises and the global part falls, and the gain is at
-least (s^2+1)/(2s^2+1)^2 of what local-only costs (tests/theory measures it). Distances are squared
+with a sampler that adds no noise, as the default one. The first stage knows the shape of a class from the
+client's own images, as the personal half does, and its mean from these and the uploads, which get their best
+share, at most f of the samples (:mod:`fedpdiff.diffusion.class_gaussian`). So collaboration improves the mean
+of a class alone; real uploads, which the oracle hands over, have its shape as well. Distances are squared
 2-Wasserstein distances to the true class in units of C^2.
 """
 
@@ -22,9 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from fedpdiff.advice.spectrum import Spectrum, effective
+from fedpdiff.advice.spectrum import Spectrum
 
 Array = NDArray[np.float64]
+
+SHARED = 30.0
+"""Images that the other classes count as where the shape of a class is learnt."""
+DOUBT = 2.0
+"""How often the error of an own mean counts when it is weighed against the uploads'."""
 
 
 @dataclass(frozen=True)
@@ -83,49 +88,39 @@ def distances(spectrum: Spectrum, noise: Noise, few: int, pooled: float) -> Dist
     pooled
         Uploads of the class, from all clients.
     """
-    within = spectrum.within
+    within, nothing = spectrum.within, np.zeros_like(spectrum.within)
     own = _clean(spectrum, few)
     everything = _clean(spectrum, pooled)
-    shared = _noisy(spectrum, noise.upload, pooled)
-    perfect = _Knowledge(np.zeros_like(within), np.ones_like(within), np.zeros_like(within))
-    follow = np.sqrt(within / (within + noise.hand_off))
-    nothing = np.zeros_like(within)
+    error = (within + noise.upload) / pooled
+    own_error = DOUBT * within / few
+    follow, follow_upload = (np.sqrt(within / (within + s2)) for s2 in (noise.hand_off, noise.upload))
+    share = np.minimum(follow, own_error / (own_error + error))
     return Distances(
-        local=_distance(spectrum, own, own, nothing),
-        pfdm=_distance(spectrum, own, shared, follow),
-        endless=_distance(spectrum, own, perfect, follow),
-        oracle=_distance(spectrum, own, perfect, np.sqrt(within / (within + noise.upload))),
-        centralised=_distance(spectrum, everything, everything, nothing),
+        local=_distance(spectrum, own, nothing, nothing),
+        pfdm=_distance(spectrum, own, share, error),
+        endless=_distance(spectrum, own, follow, nothing),
+        oracle=_distance(spectrum, own, follow_upload, nothing, follow_upload),
+        centralised=_distance(spectrum, everything, nothing, nothing),
     )
 
 
-def _distance(spectrum: Spectrum, own: _Knowledge, shared: _Knowledge, follow: Array) -> float:
-    """Return the distance of samples that follow a hint by ``follow`` in each direction, 0 to 1."""
-    rest = 1 - follow
-    pulled = (rest * (1 - own.kept) + follow * (1 - shared.kept)) ** 2 * spectrum.between
-    mean = pulled + rest**2 * own.mean + follow**2 * shared.mean
-    spread = (1 - follow**2) ** 2 * own.variance + follow**4 * shared.variance
-    return float((mean + spread).sum())
+def _distance(
+    spectrum: Spectrum, own: _Knowledge, share: Array, error: Array, shape: Array | float = 0.0
+) -> float:
+    """Return the distance of samples that have a share of the uploads' mean, and of their shape, 0 to 1.
+
+    ``error``: squared error of that mean. What is not theirs is the client's own.
+    """
+    pulled = ((1 - share) * (1 - own.kept)) ** 2 * spectrum.between
+    mean = pulled + (1 - share) ** 2 * own.mean + share**2 * error
+    return float((mean + (1 - shape**2) ** 2 * own.variance).sum())
 
 
 def _clean(spectrum: Spectrum, images: float) -> _Knowledge:
-    """Return what clean images of a class tell of it; with very few its variance is lost altogether."""
+    """Return what clean images of a class tell of it, and those of the other classes of its shape."""
     error = spectrum.within / images
     kept = _share(spectrum.between, error)
-    relative = (1 + spectrum.directions) / (4 * images)
-    return _Knowledge(kept**2 * error, kept, spectrum.within * relative / (1 + relative))
-
-
-def _noisy(spectrum: Spectrum, noise: float, uploads: float) -> _Knowledge:
-    """Return what uploads of a class tell of it.
-
-    Relative to a direction's own variance, its estimate errs by ((lambda + s2) / lambda)^2 d / N: above 1,
-    and the direction unseen, where lambda is below the threshold of :func:`directions_seen`.
-    """
-    total = spectrum.within + noise
-    error = total / uploads
-    kept = _share(spectrum.between, error)
-    relative = (total / spectrum.within) ** 2 * (1 + effective(total)) / (4 * uploads)
+    relative = (1 + spectrum.directions) / (4 * (images + SHARED))
     return _Knowledge(kept**2 * error, kept, spectrum.within * relative / (1 + relative))
 
 
@@ -168,11 +163,11 @@ def recognised(spectrum: Spectrum, noise: Noise, pooled: float, classes: int) ->
     means.
     """
     known = spectrum.within + spectrum.between
-    kept = _share(spectrum.between, (spectrum.within + noise.upload) / pooled)
     weight = spectrum.between / spectrum.between.sum()
-    follow = float((weight * kept * np.sqrt(known / (known + noise.hand_off))).sum())
-    place = follow * classes / (classes - 1) - 1 / (classes - 1)
-    spread = float((weight * spectrum.within).sum()) ** 0.5
+    follow = np.sqrt(known / (known + noise.hand_off))
+    error = follow**2 * (spectrum.within + noise.upload) / pooled
+    place = float((weight * follow).sum()) * classes / (classes - 1) - 1 / (classes - 1)
+    spread = float((weight * (spectrum.within + error)).sum()) ** 0.5
     between = float(spectrum.between.sum()) ** 0.5
     distance = place * between * (classes / (classes - 1)) ** 0.5 / spread
     z = np.linspace(-9, 9, 2001)

@@ -13,14 +13,15 @@ _PAYS = {
     "no": "No, collaborating will not pay.",
 }
 _LIMITS = {
-    "noise": (
-        "The noise is the limit: at this epsilon the personal model can follow only a faint hint, however "
-        "many uploads that comes from. A larger epsilon would help, more images would not."
+    "personal": (
+        "The personal network is the limit: of images this large it knows its few of a class by heart, and "
+        "follows little of what it is handed, however good that is."
     ),
     "uploads": (
-        "The number of uploads is the limit: at this epsilon more images of all clients together would help."
+        "There are too few uploads for so much noise: more images of all clients together would help, or a "
+        "larger epsilon."
     ),
-    "need": "There is no need: so many own images of a class leave little to gain.",
+    "need": "There is little need: the own images tell nearly as well where the class lies.",
 }
 
 

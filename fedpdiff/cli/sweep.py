@@ -45,6 +45,15 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _choice(text: str) -> tuple[str, Any]:
+    """Read what ``--only`` asks for: a setting with a value of its type, or a variant by its name."""
+    from fedpdiff.config.run import parse_assignment
+    from fedpdiff.simulation.sweep_file import VARIANT
+
+    key, _, name = text.partition("=")
+    return (VARIANT, name.strip()) if key.strip() == VARIANT else parse_assignment(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks and return the exit status."""
     import sys
@@ -59,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--jobs {arguments.jobs}: must be at least 1")
     sweep = read_sweep(find_sweep(arguments.file)).sized(arguments.size)
     changes = dict(parse_assignment(text) for text in arguments.assignments)
-    only = [parse_assignment(text) for text in arguments.only]
+    only = [_choice(text) for text in arguments.only]
     runs = plan(sweep, changes, arguments.seeds)
     chosen = select(runs, only)
     out = arguments.out.expanduser().absolute()

@@ -16,6 +16,9 @@ from fedpdiff.diffusion.denoiser_config import CONFIG_FILE, DenoiserConfig
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.errors import DataError
 
+UNSEEN_SIGNAL = 0.95
+"""Share of signal down to which the base stands for a personal network that has seen no image of a class."""
+
 _CENTRE_FILE = "centre.safetensors"
 _BASE_FILE = "base.safetensors"
 _NETWORK_FOLDER = "network"
@@ -73,10 +76,26 @@ class Denoiser(torch.nn.Module):
 
     def clean_clipped(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for images in this half's own frame (global half: clipped, around the centre)."""
-        if self.base is not None and self.config.kind == "personal" and t > self.config.hand_off:
-            return self._from_base(x_t, t, labels)
+        if self.base is not None and self.config.kind == "personal":
+            return self._personal_clean(x_t, t, labels)
         levels = torch.full((len(x_t),), t)
         return self.chain.clean_from_output(self._output(x_t, t, labels), x_t, levels)
+
+    def _personal_clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """Return what the base says above the hand-off, of classes without an image far below it; or else the
+        network."""
+        if t > self.config.hand_off:
+            return self._from_base(x_t, t, labels)
+        levels = torch.full((len(x_t),), t)
+        clean = self.chain.clean_from_output(self._network_output(x_t, t, labels), x_t, levels)
+        unseen = self._unseen(labels)
+        if float(self.chain.alpha_bar[t]) <= UNSEEN_SIGNAL and unseen.any():
+            clean[unseen] = self._from_base(x_t[unseen], t, labels[unseen]).to(clean)
+        return clean
+
+    def _unseen(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return which labels are of classes that the network was trained on no image of."""
+        return torch.isin(labels, torch.tensor(self.config.unseen, dtype=labels.dtype, device=labels.device))
 
     def start(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """Return E[y | x_t], the estimated upload, in this half's own frame (nested chain)."""
@@ -89,7 +108,7 @@ class Denoiser(torch.nn.Module):
         return self.chain.noise_from_output(self._output(x_t, t, labels), x_t, levels)
 
     def _output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
-        if self.base is None or self.config.kind == "personal":
+        if self.base is None or self.config.kind == "personal":  # a personal base adds nothing to the network
             return self._network_output(x_t, t, labels)
         estimate = self._from_base(x_t, t, labels)
         if t < self.chain.first:
@@ -100,26 +119,10 @@ class Denoiser(torch.nn.Module):
         assert self.base is not None
         return self.base(x_t, self.chain.alpha_bar[t].expand(len(x_t)), labels)
 
-    def joined(self, personal: Denoiser) -> Denoiser:
-        """Return a global half whose base knows a client's own images as well, where both halves have a base.
-
-        See :meth:`~fedpdiff.diffusion.class_gaussian.ClassGaussian.joined`. What the global network learnt to
-        add stays.
-        """
-        ours, own = self.base, personal.base
-        if not isinstance(ours, LinearGaussian) or not isinstance(own, ClassGaussian):
-            return self
-        signal = float(self.chain.alpha_bar[self.config.hand_off])
-        base = own.joined(ours, self.centre, self.chain.start, signal)
-        base.means -= self.centre.to(base.means).flatten()  # this half's frame
-        return Denoiser(self.network, self.config, self.centre, base)
-
     def _network_output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
         clipped = self.config.clip_flag_switch * self.config.t0 < t <= self.config.t0
-        unseen = torch.isin(
-            labels, torch.tensor(self.config.unseen, dtype=labels.dtype, device=labels.device)
-        )
+        unseen = self._unseen(labels)
         if self.config.clip_flag and not clipped:
             labels = labels + len(self.config.class_names)  # flag 1: unclipped
         labels = labels.masked_fill(unseen, self.config.conditions - 1)

@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.joining import join
 from fedpdiff.errors import ConfigError
 
 SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -159,7 +160,8 @@ def sample_two_stage(
     global_steps, personal_steps
         Network evaluations of each stage.
     """
-    x, view = hand_off(global_half.joined(personal), labels, sampler, global_steps, generator)
+    global_half, personal = join(global_half, personal)
+    x, view = hand_off(global_half, labels, sampler, global_steps, generator)
     level = global_half.config.hand_off
     return TwoStageSamples(refine(personal, x, level, labels, sampler, personal_steps, generator), view)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_every_answer_is_whole(epsilon: float, minority: int) -> None:
     assert len(text.splitlines()) < 45 and max(map(len, text.splitlines())) <= 110
     assert not re.search(r"nan|None|inf\b|-0 %", text)
     assert (found["recognised"] is None) == (minority > 0)
-    assert (found["t0"] is None) == (epsilon <= 1)  # no level for it, or none above it for the global half
+    assert (found["t0"] is None) == (epsilon < 1)
     if epsilon < 0.1:
         assert found["verdict"] == "no" and "a run would be refused" in text
 
@@ -51,20 +52,27 @@ def test_verdicts_follow_budget_need_and_images() -> None:
     assert word(images=90) != "yes"
     many = predict(Question(60, 100_000, 5000, (8, 8, 1)))
     assert (many.verdict, many.limit) == ("no", "need")
-    assert predict(MNIST).limit == "noise"
-    assert predict(Question(100, 60, 5, (28, 28, 1))).limit == "uploads"
+    assert predict(MNIST).limit == "personal"
+    assert predict(Question(10, 90, 8, (8, 8, 1))).limit == "uploads"
 
 
 def test_what_it_says_would_change_it_does() -> None:
-    found = answer(MNIST)
+    asked = Question(10, 1006, 8, (8, 8, 1))
+    found = answer(asked)
     needed = found["epsilon_for"]["yes"]
-    assert found["verdict"] == "no" and 30 < needed < 100
-    assert predict(Question(1.02 * needed, 60_000, 5, (28, 28, 1))).verdict == "yes"
-    assert predict(Question(0.9 * needed, 60_000, 5, (28, 28, 1))).verdict != "yes"
+    assert found["verdict"] == "hardly" and 10 < needed < 60
+    assert predict(replace(asked, epsilon=1.02 * needed)).verdict == "yes"
+    assert predict(replace(asked, epsilon=0.9 * needed)).verdict != "yes"
     assert f"clearly from {needed:g}" in " ".join(advice_text(found).split())
     assert epsilon_for(Question(10, 100_000, 5000, (8, 8, 1)), "a little") is None
     own = next(row for row in found["by_epsilon"] if row["epsilon"] == 10)
     assert own["gain"] == found["gain"]
+
+
+def test_of_larger_images_less_is_reached() -> None:
+    small, large = (predict(Question(10, 58_000, 5, (side, side, 1))) for side in (8, 16))
+    assert (small.reached, large.reached) == (REACHED, REACHED / 4)
+    assert large.gain == pytest.approx(large.reached * (large.best_gain or 0))
 
 
 @pytest.mark.parametrize(

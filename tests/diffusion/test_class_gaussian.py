@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedpdiff.diffusion import class_gaussian
 from fedpdiff.diffusion.class_gaussian import PRIOR, ClassGaussian
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.joining import join
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.networks import build_network, start_from_nothing
 from fedpdiff.diffusion.sampling import hand_off
@@ -183,7 +184,8 @@ def test_the_first_stage_knows_the_clients_own_images(halves: tuple[Denoiser, De
     labels = torch.tensor([0, 1])
     start, signal = (float(global_half.chain.alpha_bar[t]) for t in (300, 200))
     joined = personal.base.joined(global_half.base, global_half.centre, start, signal).means
-    both = global_half.joined(personal)
+    both, second = join(global_half, personal)
+    assert torch.equal(second.base.means, joined) and second.network is personal.network
     x = torch.zeros(2, 1, 4, 4)
     added = both.clean_clipped(x, 1000, labels) - (joined.view_as(x) - global_half.centre)
     expected = global_half.clean_clipped(x, 1000, labels) - global_half.base.means.view_as(x)
@@ -198,4 +200,24 @@ def test_the_first_stage_knows_the_clients_own_images(halves: tuple[Denoiser, De
 def test_without_both_bases_nothing_is_joined(halves: tuple[Denoiser, Denoiser]) -> None:
     global_half, personal = halves
     bare = personal.config.model_copy(update={"base": "none"})
-    assert global_half.joined(Denoiser(personal.network, bare, personal.centre)) is global_half
+    halves = (global_half, Denoiser(personal.network, bare, personal.centre))
+    assert join(*halves) == halves
+
+
+@torch.no_grad()
+def test_a_class_without_an_image_stays_with_the_base_for_longer(
+    halves: tuple[Denoiser, Denoiser], micro: str
+) -> None:
+    """Down to a signal of 0.95, which is level 68; others have the network from the hand-off on."""
+    _, personal = halves
+    known = personal.config.model_copy(update={"hidden_label": True, "unseen": [1]})
+    network = build_network(micro, (1, 4, 4), known.conditions, seed=2).eval()
+    half = Denoiser(network, known, personal.centre, personal.base)
+    bare = Denoiser(network, known.model_copy(update={"base": "none"}), personal.centre)
+    x, labels = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1])
+    for t, stands in ((201, True), (68, True), (67, False)):
+        found, by_network = half.clean_clipped(x, t, labels), bare.clean_clipped(x, t, labels)
+        by_base = half.base(x, half.chain.alpha_bar[t].expand(2), labels)
+        torch.testing.assert_close(found[1], (by_base if stands else by_network)[1])
+        torch.testing.assert_close(found[0], (by_base if t > 200 else by_network)[0])
+        assert not torch.allclose(by_base, by_network, atol=0.01)

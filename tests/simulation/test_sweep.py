@@ -109,6 +109,23 @@ def test_what_the_sweep_varies_cannot_be_set(file: Path) -> None:
         plan(read_sweep(file), {"seed": 3})
 
 
+def test_a_variant_names_what_a_grid_has_in_common(file: Path) -> None:
+    """It is shown and chosen by, and no setting; a grid without one has the rest."""
+    file.write_text(
+        'preset = "quickstart"\nseeds = [1]\n'
+        '[[grid]]\nvariant = "a b"\nepsilon = [1.0, 2.0]\noracle = false\n'
+        '[[grid]]\nvariant = "c"\nepsilon = [1.0]\n[[grid]]\nepsilon = [1.0]\n'
+    )
+    runs = plan(read_sweep(file), {})
+    assert [run.name for run in runs] == [
+        "variant-a-b_epsilon-1.0_seed-1", "variant-a-b_epsilon-2.0_seed-1", "variant-c_epsilon-1.0_seed-1",
+        "epsilon-1.0_seed-1",
+    ]  # fmt: skip
+    assert runs[0].point == {"variant": "a b", "epsilon": 1.0}
+    assert runs[0].overrides == {"epsilon": 1.0, "oracle": False, "seed": 1}
+    assert select(runs, [("variant", "c")]) == [runs[2]]
+
+
 def test_some_of_the_points_can_be_chosen(file: Path) -> None:
     runs = plan(read_sweep(file).sized("ci"), {}, [1])
     pfdm_10, pfdm_30, fedavg = runs
