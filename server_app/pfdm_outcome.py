@@ -14,9 +14,7 @@ from fedpdiff.privacy.release import NOT_PRIVATE
 from fedpdiff.privacy.statement import privacy_statement
 from fedpdiff.results import CertificateSummary
 
-_LOCAL_SAME = (
-    "local-only is the personal denoiser itself, sampled on the whole chain: it was trained on all levels"
-)
+_LOCAL_SAME = "local-only is the personal denoiser itself, sampled on the whole chain"
 _LOCAL_SEPARATE = (
     "local-only is a separate network on the whole chain, trained with the same number of gradient steps as "
     "the personal denoiser, which knows levels up to the hand-off only"

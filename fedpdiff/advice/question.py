@@ -13,6 +13,9 @@ from fedpdiff.privacy.accountant import mu_from_epsilon
 from fedpdiff.privacy.calibration import smallest_t0
 from fedpdiff.schedule import NoiseSchedule
 
+UNSEEN_SIGNAL = 0.95
+"""Share of signal at which the personal half begins with a class that it has no image of."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -102,8 +105,8 @@ class Question:
             t0 = smallest_t0(schedule.alpha_bar, clip, self.epsilon, self.delta)
         except PrivacyError:
             t0 = schedule.steps
-        hand_off = (1 / config.hand_off_signal - 1) / clip**2
+        begins = tuple((1 / signal - 1) / clip**2 for signal in (config.hand_off_signal, UNSEEN_SIGNAL))
         if t0 < schedule.steps:
-            return Noise((schedule.noise_to_signal(t0) / clip) ** 2, hand_off), t0
+            return Noise((schedule.noise_to_signal(t0) / clip) ** 2, *begins), t0
         exact = 4 / mu_from_epsilon(self.epsilon, self.delta) ** 2  # s = 2C / mu
-        return Noise(exact, hand_off), None
+        return Noise(exact, *begins), None

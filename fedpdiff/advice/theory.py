@@ -34,10 +34,14 @@ DOUBT = 2.0
 
 @dataclass(frozen=True)
 class Noise:
-    """Variance of the noise on one value, in units of C^2: in uploads, and where the personal half begins."""
+    """Variance of the noise on one value, in units of C^2.
+
+    In uploads, where the personal half begins, and where it begins with a class it has no image of.
+    """
 
     upload: float
     hand_off: float
+    unseen: float
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def recognised(spectrum: Spectrum, noise: Noise, pooled: float, classes: int) ->
     """
     known = spectrum.within + spectrum.between
     weight = spectrum.between / spectrum.between.sum()
-    follow = np.sqrt(known / (known + noise.hand_off))
+    follow = np.sqrt(known / (known + noise.unseen))
     error = follow**2 * (spectrum.within + noise.upload) / pooled
     place = float((weight * follow).sum()) * classes / (classes - 1) - 1 / (classes - 1)
     spread = float((weight * (spectrum.within + error)).sum()) ** 0.5

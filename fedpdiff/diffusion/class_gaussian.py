@@ -24,7 +24,7 @@ RANK = 256
 """Most directions in which covariances are told apart; beyond them all have the same variance."""
 PRIOR = 2.0
 """Images that the covariance common to all classes counts as, beside those of a class."""
-_DOUBT = 2.0
+DOUBT = 2.0
 """How often the error of an own mean counts (docs/more-signal.md has what 1 and 4 give)."""
 
 
@@ -150,15 +150,35 @@ class ClassGaussian(nn.Module):
         joined = copy.deepcopy(self)
         theirs = pooled.means.to(self.means) + centre.to(self.means).flatten()
         noise, below = ((1 - share) / share for share in (start, signal))
-        own = self.counts.view(-1, 1)
-        all_own = torch.cat([self.common, self.rest])  # the last one for all directions beyond
-        error_own = _DOUBT * all_own / own  # of no image: infinite
-        error_theirs = (all_own + noise) / pooled.counts.to(own).view(-1, 1)
-        follow = (all_own / (all_own + below)).sqrt()
-        share = (1 / (1 + error_theirs / error_own) / follow).clamp(max=1.0).nan_to_num(0.0)
-        share = torch.where(own == 0, 1.0, share)
+        own, uploads = self.counts.view(-1, 1), pooled.counts.to(self.counts).clamp_min(0).view(-1, 1)
+        variances = self._variances()
+        if variances is None:  # nothing is known of how far the own means err
+            share = (uploads > 0).to(own).expand(-1, len(self.common) + 1)
+        else:
+            error_own = DOUBT * variances / own  # of no image: infinite
+            error_theirs = (variances + noise) / uploads
+            follow = (variances / (variances + below)).sqrt()
+            share = (1 / (1 + error_theirs / error_own) / follow).clamp(0, 1)
+            share = torch.where(own == 0, 1.0, share)
         offset = theirs - self.means
         along = offset @ self.directions.T
         beyond = offset - along @ self.directions
         joined.means += (share[:, :-1] * along) @ self.directions + share[:, -1:] * beyond
         return joined
+
+    def _variances(self) -> torch.Tensor | None:
+        """Return the variance common to all classes in each direction and beyond, (R + 1,), none of them 0.
+
+        Few images show none in most directions. So they are drawn towards their mean by the share that loses
+        least for Gaussian images (oracle approximating shrinkage; Chen, Wiesel, Eldar and Hero 2010, equation
+        23). None where no class has two images.
+        """
+        values, rank = self.means.shape[1], len(self.common)
+        free = float(self.counts.sum() - (self.counts > 0).sum())
+        trace = float(self.common.sum() + self.rest * (values - rank))
+        if free <= 0 or trace <= 0:
+            return None
+        squares = float(self.common.square().sum() + self.rest**2 * (values - rank))
+        over = (free + 1 - 2 / values) * (squares - trace**2 / values)
+        drawn = min(1.0, ((1 - 2 / values) * squares + trace**2) / over) if over > 0 else 1.0
+        return (1 - drawn) * torch.cat([self.common, self.rest]) + drawn * trace / values

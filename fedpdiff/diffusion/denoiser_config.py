@@ -42,7 +42,7 @@ class DenoiserConfig(BaseModel):
         Whether the network was also trained without labels; the last condition then stands for none.
     unseen
         Classes of which the network was trained on no image: their label is hidden from it, so that it
-        follows the hint of the global half with what it knows of the others.
+        finishes what it is handed with what it knows of the others; a base stands for it down to low levels.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

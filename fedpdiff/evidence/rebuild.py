@@ -101,6 +101,7 @@ def _models(scene: UploadScene, say: Say) -> dict[str, Denoiser]:
     agreed = artefacts.agreement
     steps = max(1, artefacts.config.personal_steps // 2)  # fewer images than a client has: sooner learnt
     changes = {"clip_flag": False, "device": str(artefacts.device), "personal_steps": steps}
+    changes["personal_base"] = "none"  # Wiener's filter is an attack of its own; this one is the network
     config = artefacts.config.model_copy(update=changes)
     trainer = Trainer(config, agreed.mechanism, agreed.centre, artefacts.images.class_names)
     public = trainer.personal(

@@ -121,8 +121,13 @@ def hand_off_level(config: RunConfig, t0: int) -> int:
     Raises
     ------
     ConfigError
-        When the global half has no base and has learnt nothing there.
+        When the global half has no levels, or no base and has learnt nothing there.
     """
+    if config.method == PFDM and config.chain == "continued" and t0 >= config.diffusion_steps:
+        raise ConfigError(
+            f"epsilon = {config.epsilon:g} asks for t0 = {t0}, the last level, so that the global half has "
+            "no levels above it; choose a larger epsilon"
+        )
     if not config.hand_off_signal:
         return t0
     level = level_of_signal(config)

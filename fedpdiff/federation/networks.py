@@ -172,9 +172,12 @@ class Trainer:
             batches = LabelDropout(batches, self.config.label_dropout, config.conditions - 1)
         return batches
 
-    def untrained(self, purpose: tuple[str | int, ...]) -> Denoiser:
-        """Return a denoiser of clean images on the whole chain, with the first weights of a purpose."""
-        config = self._denoiser_config("personal", self.config.diffusion_steps)
+    def untrained(self, purpose: tuple[str | int, ...], counts: list[int] | None = None) -> Denoiser:
+        """Return a denoiser of clean images on the whole chain, with the first weights of a purpose.
+
+        ``counts``: images of each class that it will be trained on, where these are one client's own.
+        """
+        config = self._denoiser_config("personal", self.config.diffusion_steps, counts)
         seed = torch_generator(self.config.seed, *purpose, "weights").initial_seed()
         return Denoiser(self._network(config, seed), config, torch.zeros_like(self.centre))
 

@@ -99,7 +99,8 @@ class RoundTasks(Member):
         own = RoundState.load(self._path).average.weights
         load_arrays(denoiser.network, weights | own | received)
         denoiser.network.eval()
-        denoiser = trainer.with_own_base(denoiser, self.data.train)
+        if not self.method.exchanged:  # as PFDM's baseline; others sample with what they made together
+            denoiser = trainer.with_own_base(denoiser, self.data.train)
 
         def draw(progress: Progress) -> Samples:
             purpose = self.stream("samples")
@@ -145,7 +146,10 @@ class RoundTasks(Member):
     def _denoiser(self) -> tuple[Denoiser, Trainer]:
         """Return a denoiser with the first weights: everybody's, or one's own where nothing is exchanged."""
         trainer = Trainer.of_whole_chain(self.config, self.data.class_names)
-        return trainer.untrained(FIRST_WEIGHTS if self.method.exchanged else self.stream("personal")), trainer
+        if self.method.exchanged:
+            return trainer.untrained(FIRST_WEIGHTS), trainer
+        counts = self.data.train.counts(len(self.data.class_names))
+        return trainer.untrained(self.stream("personal"), counts), trainer
 
     def _train(self, state: RoundState, instruction: RoundInstruction, arrays: Arrays) -> None:
         """Train and put the outcome into ``state``."""

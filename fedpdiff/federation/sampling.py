@@ -1,4 +1,4 @@
-"""Samples for the evaluation: local-only, PFDM, what the global half makes alone, the oracle hand-off."""
+"""Samples for the evaluation: local-only, PFDM, what is handed over, the oracle hand-off."""
 
 from __future__ import annotations
 

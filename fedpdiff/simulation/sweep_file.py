@@ -163,8 +163,11 @@ def plan(sweep: Sweep, changes: Mapping[str, Value], seeds: Sequence[int] | None
     Raises
     ------
     ConfigError
-        When ``changes`` holds what the sweep itself varies, or a point occurs twice.
+        When ``changes`` holds what the sweep itself varies, ``[set]`` names a variant, or a point occurs
+        twice.
     """
+    if VARIANT in sweep.settings:
+        raise ConfigError(f"[set] {VARIANT}: it names a grid; give it there")
     own = {"seed", *(key for grid in sweep.grid for key, values in grid.items() if isinstance(values, list))}
     own &= set(changes)
     if own:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedpdiff.advice import theory
+from fedpdiff.advice.question import UNSEEN_SIGNAL
 from fedpdiff.advice.spectrum import Spectrum, digits_like
 from fedpdiff.advice.theory import (
     DOUBT,
@@ -22,6 +23,7 @@ from fedpdiff.advice.theory import (
     recognised,
     theorem_5_2_share,
 )
+from fedpdiff.diffusion import class_gaussian, denoiser
 from tests.theory.gaussians import Gaussian, fit, two_stage, w2_squared
 
 
@@ -30,11 +32,16 @@ def white(size: int, between: float = 1e9) -> Spectrum:
     return Spectrum(np.ones(size), np.full(size, between))
 
 
+def test_it_is_about_the_clients_that_there_are() -> None:
+    """The advice may not import the networks, so both write these numbers down."""
+    assert class_gaussian.DOUBT == DOUBT and denoiser.UNSEEN_SIGNAL == UNSEEN_SIGNAL
+
+
 @pytest.mark.parametrize("s", [0.3, 1.0, 5.0])
 def test_what_is_gained_in_the_mean_has_the_form_of_theorem_5_2(s: float) -> None:
     """With perfect uploads the error of the mean is (1 - f)^2 of the own one, and the gain what is proved."""
     few = 1000
-    found = distances(white(1), Noise(s * s, s * s), few, math.inf)
+    found = distances(white(1), Noise(s * s, s * s, s * s), few, math.inf)
     follow = (1 + s * s) ** -0.5
     spared = found.local - found.endless
     assert spared == pytest.approx((1 - (1 - follow) ** 2) / few, rel=1e-6)
@@ -73,7 +80,7 @@ def test_unequal_variances_are_as_in_the_experiment(noise: float, monkeypatch: p
     monkeypatch.setattr(theory, "SHARED", 0.0)  # of one class there is nothing to share
     spectrum = digits_like(8, 5)
     few, pooled = 60, 4000
-    found = distances(spectrum, Noise(noise, noise), few, pooled)
+    found = distances(spectrum, Noise(noise, noise, noise), few, pooled)
     seen = experiment(spectrum, noise, few, pooled, repeats=150)
     for name, value in zip(("local", "pfdm", "oracle"), seen, strict=True):
         assert getattr(found, name) == pytest.approx(value, abs=0.15 * seen[0]), name
@@ -86,16 +93,16 @@ def test_more_of_anything_is_never_worse() -> None:
     spectrum = digits_like(64, 10)
 
     def gain(noise: float, pooled: float) -> float:
-        found = distances(spectrum, Noise(noise, noise), 5, pooled)
+        found = distances(spectrum, Noise(noise, noise, noise), 5, pooled)
         return found.gain(found.pfdm)
 
     gains = [gain(noise, 100.0) for noise in (1e4, 10, 1, 0.1, 1e-3)]
     assert gains == sorted(gains) and gains[-1] - gains[0] > 0.3
     gains = [gain(0.1, pooled) for pooled in (1, 10, 100, 1e6, math.inf)]
     assert gains == sorted(gains)
-    costs = [distances(spectrum, Noise(1, 1), few, 1e4).local for few in (1, 5, 50, 5000)]
+    costs = [distances(spectrum, Noise(1, 1, 1), few, 1e4).local for few in (1, 5, 50, 5000)]
     assert costs == sorted(costs, reverse=True)
-    found = distances(spectrum, Noise(1e12, 1e12), 5, 100)
+    found = distances(spectrum, Noise(1e12, 1e12, 1e12), 5, 100)
     assert found.gain(found.pfdm) == pytest.approx(0, abs=1e-3)
     assert found.gap_closed == pytest.approx(0, abs=1e-3)
 
@@ -132,19 +139,21 @@ def test_the_error_of_a_class_mean_is_that_of_means() -> None:
 
 def test_a_class_without_images_is_recognised_by_its_hint() -> None:
     spectrum = digits_like(64, 10)
-    clear, faint = Noise(1e-6, 1e-6), Noise(1e6, 1e6)
+    clear, faint = Noise(1e-6, 1e-6, 1e-6), Noise(1e6, 1e6, 1e6)
     assert recognised(spectrum, clear, math.inf, 10) > 0.95
     assert recognised(spectrum, faint, math.inf, 10) < 0.1  # the other classes
-    shares = [recognised(spectrum, Noise(s, s), 100, 10) for s in (10, 1, 0.1, 0.01)]
+    shares = [recognised(spectrum, Noise(s, s, s), 100, 10) for s in (10, 1, 0.1, 0.01)]
     assert shares == sorted(shares)
-    assert recognised(spectrum, Noise(0.1, 0.1), 3, 10) < recognised(spectrum, Noise(0.1, 0.1), 1000, 10)
+    assert recognised(spectrum, Noise(0.1, 0.1, 0.1), 3, 10) < recognised(
+        spectrum, Noise(0.1, 0.1, 0.1), 1000, 10
+    )
 
 
 def test_recognition_is_that_of_the_nearest_mean() -> None:
     """Samples between equidistant means, 40,000 of them: standard error below 0.003, tolerance 0.015."""
     classes = 4
     spectrum = Spectrum(np.full(classes, 0.3), np.full(classes, 0.7 / classes))
-    noise = Noise(0.2, 0.2)
+    noise = Noise(0.2, 0.2, 0.2)
     rng = np.random.default_rng(2)
     means = np.eye(classes) - 1 / classes
     means *= math.sqrt(0.7 / np.square(means).sum(axis=1)[0])

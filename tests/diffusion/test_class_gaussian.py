@@ -122,7 +122,7 @@ def test_the_uploads_have_their_best_share_in_the_samples(start: float, signal: 
     own.common.copy_(torch.linspace(0.01, 2, VALUES))
     own.counts.fill_(8)
     found = shares(own, pooled((count,)), start, signal)[0]
-    variance = own.common.double().numpy()
+    variance = np.asarray(own._variances()).astype(np.float64)[:-1]
     follow = np.sqrt(variance / (variance + 1 / signal - 1))
     errors = 2 * variance / 8, (variance + 1 / start - 1) / count
     best = errors[0] / (errors[0] + errors[1])
@@ -142,6 +142,42 @@ def test_who_has_nothing_says_nothing(images: LabelledImages) -> None:
     noise = own.joined(uploads, centre, 1e-12, 0.5).means
     assert torch.allclose(noise[:3], own.means[:3], atol=1e-6) and noise.isfinite().all()
     assert own.means.sum() == fitted(images).means.sum()  # a copy
+
+
+@pytest.mark.parametrize("rank", [4, 256])
+def test_few_images_do_not_pass_for_exact_where_they_show_no_variance(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven images of 36 values, all of them noise: their means err in every direction, shown or not."""
+    monkeypatch.setattr(class_gaussian, "RANK", rank)
+    shape, counts = (1, 6, 6), (4, 3)
+    generator = torch.Generator().manual_seed(5)
+    grey = (128 + 40 * torch.randn(sum(counts), *shape, generator=generator)).clamp(0, 255).byte()
+    own = ClassGaussian(2, shape)
+    own.fit(LabelledImages(grey, torch.tensor([0] * 4 + [1] * 3)), generator)
+    uploads = LinearGaussian(2, shape)
+    uploads.means.fill_(2.0)
+    uploads.counts.fill_(100_000)
+    joined = own.joined(uploads, torch.zeros(shape), 0.4, 0.5)
+    assert ((joined.means - own.means) / (2.0 - own.means)).min() > 0.95
+
+
+def test_where_no_class_has_two_images_the_uploads_are_believed() -> None:
+    own = ClassGaussian(2, SHAPE)
+    image = LabelledImages(torch.full((1, *SHAPE), 200, dtype=torch.uint8), torch.tensor([0]))
+    own.fit(image, torch.Generator())
+    joined = own.joined(pooled((10.0, 0.0)), torch.zeros(SHAPE), 0.4, 0.5)
+    assert torch.allclose(joined.means[0], torch.full((VALUES,), 3.0))
+    assert torch.equal(joined.means[1], own.means[1])  # of this one nobody has anything
+
+
+@torch.no_grad()
+def test_mixed_precision_is_not_for_it(images: LabelledImages) -> None:
+    own, x = fitted(images), torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(6))
+    levels, labels = torch.full((2,), 0.5, dtype=torch.float64), torch.tensor([0, 1])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = own(x, levels, labels)
+    assert torch.equal(inside, own(x, levels, labels))
 
 
 @pytest.fixture

@@ -124,6 +124,9 @@ def test_a_variant_names_what_a_grid_has_in_common(file: Path) -> None:
     assert runs[0].point == {"variant": "a b", "epsilon": 1.0}
     assert runs[0].overrides == {"epsilon": 1.0, "oracle": False, "seed": 1}
     assert select(runs, [("variant", "c")]) == [runs[2]]
+    file.write_text('preset = "quickstart"\nseeds = [1]\n[set]\nvariant = "d"\n')
+    with pytest.raises(ConfigError, match=r"\[set\] variant: it names a grid"):
+        plan(read_sweep(file), {})
 
 
 def test_some_of_the_points_can_be_chosen(file: Path) -> None:

@@ -88,8 +88,10 @@ def _no_array_holds_an_image(client: Any, sent: dict[str, RecordDict]) -> None:
 
 
 def _no_array_holds_personal_weights(client: Any, sent: dict[str, RecordDict]) -> None:
-    personal = to_arrays(Denoiser.from_pretrained(client.folder / "state" / "personal", "cpu").network)
-    assert personal
+    half = Denoiser.from_pretrained(client.folder / "state" / "personal", "cpu")
+    assert half.base is not None
+    personal = to_arrays(half.network) | to_arrays(half.base)
+    assert {"means", "rotations"} < set(personal)
     names = {
         name for content in sent.values() for record in content.array_records.values() for name in record
     }
