@@ -26,7 +26,7 @@ from fedpdiff.diffusion.networks import build_network, start_from_nothing
 from fedpdiff.diffusion.training import Progress, TrainingSettings, train_denoiser
 from fedpdiff.diffusion.workers import train_on_workers
 from fedpdiff.errors import ConfigError
-from fedpdiff.federation.agreement import hand_off_level
+from fedpdiff.federation.agreement import hand_off_level, level_of_signal
 from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.mechanism import clip
 from fedpdiff.rng import torch_generator
@@ -130,9 +130,9 @@ class Trainer:
     @property
     def hand_off(self) -> int:
         """Level at which networks of clean images take over; T where nothing comes before them."""
-        if self.mechanism.t0 == self.mechanism.diffusion_steps and self.config.personal_base == "none":
-            return self.mechanism.t0
-        return hand_off_level(self.config, self.mechanism.t0)
+        if self.mechanism.t0 < self.mechanism.diffusion_steps:
+            return hand_off_level(self.config, self.mechanism.t0)
+        return self.mechanism.t0 if self.config.personal_base == "none" else level_of_signal(self.config)
 
     def personal(
         self,

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from fedpdiff.config import RunConfig
 from fedpdiff.data.public import load_all_private, load_public
-from fedpdiff.errors import RunError
-from fedpdiff.federation.agreement import propose
+from fedpdiff.errors import ConfigError, RunError
+from fedpdiff.federation.agreement import hand_off_level, propose
 from fedpdiff.federation.frontier import choose
 from fedpdiff.results import ClientResults, GroupScores, Results
 
@@ -104,6 +104,8 @@ def test_a_budget_that_a_run_would_refuse_is_noted(digits: dict[str, Any]) -> No
     assert [row["notes"] for row in digits["rows"]] == [[], [], []]
     (row,) = choose(RunConfig.parse({"global-base": "none"}), [1])["rows"]
     assert "a run would be refused: hand-off-signal = 0.5" in row["notes"][0]
+    with pytest.raises(ConfigError, match="asks for t0 = 1000, the last level"):
+        hand_off_level(RunConfig(), 1000)
 
 
 def test_private_images_among_the_public_ones_are_found(digit_folder: Folder) -> None:
