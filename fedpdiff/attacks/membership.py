@@ -112,8 +112,8 @@ def clean_noise_predictor(denoiser: Denoiser, labels: torch.Tensor) -> NoisePred
     """Return the noise between clean image and x_t, that of the upload included.
 
     Goes with :meth:`Levels.of_clean_images`. For a personal denoiser it is the same as
-    :func:`start_noise_predictor`; a global half is asked where it was trained, on images that carry all the
-    noise of their level.
+    :func:`start_noise_predictor`, but for what its base says above the hand-off; a global half is asked where
+    it was trained, on images that carry all the noise of their level.
     """
 
     def predict(x_t: torch.Tensor, t: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
-from fedpdiff.diffusion.moments import blocks, class_means, principal_directions
+from fedpdiff.diffusion.moments import blocks, class_means, principal_directions, signal_and_noise
 from fedpdiff.types import LabelledImages
 
 RANK = 256
@@ -67,20 +67,19 @@ class ClassGaussian(nn.Module):
 
     def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return E[x_0 | x_t] for ``x_t`` of shape (N, C, H, W); ``alpha_bar`` (float64) and labels (N,)."""
-        signal = alpha_bar.to(x_t.device).view(-1, 1)
-        noise = (1 - signal).to(x_t.dtype)  # subtracted in double precision: abar may be close to 1
-        root = signal.to(x_t.dtype).sqrt()
+        signal, noise = signal_and_noise(alpha_bar, x_t)
+        root = signal.sqrt()
         # A context of mixed precision is meant for networks: it would cost digits here and save no time.
         with torch.autocast(x_t.device.type, enabled=False):
             offset = x_t.flatten(1) - root * self.means[labels]
             along = offset @ self.directions.T
             beyond = offset - along @ self.directions
-            estimate = root * self.rest / (root**2 * self.rest + noise) * beyond
+            estimate = root * self.rest / (signal * self.rest + noise) * beyond
             kept = torch.empty_like(along)
             for label in labels.unique().tolist():
                 rows = labels == label
                 rotation, variances = self.rotations[label], self.variances[label]
-                gain = root[rows] * variances / (root[rows] ** 2 * variances + noise[rows])
+                gain = root[rows] * variances / (signal[rows] * variances + noise[rows])
                 kept[rows] = (gain * (along[rows] @ rotation)) @ rotation.T
             return (self.means[labels] + estimate + kept @ self.directions).view_as(x_t)
 
@@ -147,7 +146,6 @@ class ClassGaussian(nn.Module):
         signal
             abar of the level at which the personal half takes over.
         """
-        joined = copy.deepcopy(self)
         theirs = pooled.means.to(self.means) + centre.to(self.means).flatten()
         noise, below = ((1 - share) / share for share in (start, signal))
         own, uploads = self.counts.view(-1, 1), pooled.counts.to(self.counts).clamp_min(0).view(-1, 1)
@@ -163,8 +161,13 @@ class ClassGaussian(nn.Module):
         offset = theirs - self.means
         along = offset @ self.directions.T
         beyond = offset - along @ self.directions
-        joined.means += (share[:, :-1] * along) @ self.directions + share[:, -1:] * beyond
-        return joined
+        return self.around(self.means + (share[:, :-1] * along) @ self.directions + share[:, -1:] * beyond)
+
+    def around(self, means: torch.Tensor) -> ClassGaussian:
+        """Return the same covariances, not copied, around other class means (K, d)."""
+        moved = copy.copy(self)
+        moved._buffers = {**self._buffers, "means": means}
+        return moved
 
     def _variances(self) -> torch.Tensor | None:
         """Return the variance common to all classes in each direction and beyond, (R + 1,), none of them 0.

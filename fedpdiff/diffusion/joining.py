@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from fedpdiff.diffusion.class_gaussian import ClassGaussian
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
@@ -21,8 +19,7 @@ def join(global_half: Denoiser, personal: Denoiser) -> tuple[Denoiser, Denoiser]
     config, chain = global_half.config, global_half.chain
     signal = float(chain.alpha_bar[config.hand_off])
     base = own.joined(uploads, global_half.centre, chain.start, signal)
-    framed = copy.deepcopy(base)
-    framed.means -= global_half.centre.to(base.means).flatten()
+    framed = base.around(base.means - global_half.centre.to(base.means).flatten())
     return (
         Denoiser(global_half.network, config, global_half.centre, framed),
         Denoiser(personal.network, personal.config, personal.centre, base),

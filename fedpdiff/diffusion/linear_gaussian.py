@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from fedpdiff.diffusion.batches import Images
-from fedpdiff.diffusion.moments import class_means, principal_directions
+from fedpdiff.diffusion.moments import class_means, principal_directions, signal_and_noise
 
 RANK = 64
 """Most principal directions that are kept."""
@@ -56,9 +56,7 @@ class LinearGaussian(nn.Module):
 
     def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for ``x_t`` of shape (N, C, H, W); ``alpha_bar`` (float64) and labels (N,)."""
-        signal = alpha_bar.to(x_t.device).view(-1, 1)
-        noise = (1 - signal).to(x_t.dtype)  # subtracted in double precision: abar may be close to 1
-        signal = signal.to(x_t.dtype)
+        signal, noise = signal_and_noise(alpha_bar, x_t)
         means = self.means[labels]
         # A context of mixed precision is meant for networks: it would cost digits here and save no time.
         with torch.autocast(x_t.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Class means and principal directions of many images, a block at a time: they may lie on the disk."""
+"""Moments of many images, a block at a time, and the signal and noise that their filters weigh."""
 
 from __future__ import annotations
 
@@ -52,3 +52,10 @@ def principal_directions(
             basis = torch.linalg.qr(image).Q
     eigenvalues, vectors = torch.linalg.eigh(basis.T @ image / free)
     return eigenvalues.flip(0), basis @ vectors.flip(1)
+
+
+def signal_and_noise(alpha_bar: torch.Tensor, x_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return abar and 1 - abar as (N, 1), like ``x_t``; ``alpha_bar``: float64 (N,)."""
+    signal = alpha_bar.to(x_t.device).view(-1, 1)
+    noise = (1 - signal).to(x_t.dtype)  # subtracted in double precision: abar may be close to 1
+    return signal.to(x_t.dtype), noise
