@@ -68,6 +68,7 @@ def run_flower(
     log: Path,
     on_wait: Callable[[], None] = lambda: None,
     threads: int = 0,
+    is_complete: Callable[[], bool] = lambda: False,
 ) -> str:
     """Run a Flower app in simulation and wait for its end; no process outlives the call.
 
@@ -85,6 +86,9 @@ def run_flower(
         Called about twice a second while the run goes on.
     threads
         CPU threads per process; 0 leaves the libraries' own choice.
+    is_complete
+        Asked once `flwr run` has ended: whether the run has left its last result. Only if it has not, Flower
+        is asked how the run ended, which takes seconds.
 
     Returns
     -------
@@ -125,6 +129,8 @@ def run_flower(
         started = _STARTED.findall(log.read_bytes()[start:])
         if exit_status or not started:
             raise RunError(f"Flower refused the run; the end of {log}:\n{tail(log)}")
+        if is_complete():
+            return COMPLETED
         return _status(family, started[0].decode(), Path(folder), superlink, log)
 
 

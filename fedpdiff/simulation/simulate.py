@@ -67,8 +67,10 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
     """Run the app and return why it failed, or an empty string."""
     log = run_dir / "flower.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in ("error.txt", "privacy.json"):
-        (run_dir / left_over).unlink(missing_ok=True)
+    folder = RunFolder(run_dir)
+    # Of an attempt that did not finish: its failure's page, say.
+    for left_over in (folder.error, folder.privacy, run_dir / "results.md", run_dir / "report.html"):
+        left_over.unlink(missing_ok=True)
     events, privacy = EventReader(run_dir), PrivacyReader(run_dir)
     with display(console) as shown:
 
@@ -80,10 +82,12 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
 
         try:
             federation = _federation(config, log, shown.say)
-            status = run_flower(app, config.flat(), federation, log, on_wait, config.threads)
+            status = run_flower(
+                app, config.flat(), federation, log, on_wait, config.threads, lambda: _is_complete(folder)
+            )
         except RunError as error:
             return str(error)
-    if status == COMPLETED and (run_dir / "results.md").exists():
+    if status == COMPLETED and _is_complete(folder):
         return ""
     return _cause(run_dir, log, status)
 
@@ -98,6 +102,12 @@ def _federation(config: RunConfig, log: Path, say: Callable[[str], None]) -> dic
     say(why)
     named = config.device not in ("auto", "cuda")  # Ray would hide it, or call it cuda:0
     return federation_settings(config.clients, 0 if named else gpus, gpus * per_gpu)
+
+
+def _is_complete(folder: RunFolder) -> bool:
+    """Return whether the server has written the report, which is its last act, and of no failure."""
+    written = (folder.root / name for name in ("results.md", "report.html"))
+    return all(path.is_file() for path in written) and not folder.error.exists()
 
 
 class PrivacyReader:
