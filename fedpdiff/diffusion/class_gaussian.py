@@ -3,9 +3,8 @@
 A network learns the highest levels of the chain last, and of a class with a handful of images never. There
 the images of a class are Gaussian as far as one can see, and Wiener's filter, equation (1) of
 :mod:`~fedpdiff.diffusion.linear_gaussian`, needs moments alone. A client estimates them from its own clean
-images. Of a rare class it knows the shape, partly that of its frequent classes, but hardly the place: the
-mean of n images errs by S / n. There the uploads of all clients help, N of them with noise of variance s2 on
-each value: their mean errs by (S + s2 I) / N. It all happens at the client, so it costs no privacy.
+images, so it costs no privacy. Of a rare class these tell little: there the uploads of all clients help
+(:mod:`~fedpdiff.diffusion.joining`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import math
 import torch
 from torch import nn
 
-from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.moments import blocks, class_means, principal_directions, signal_and_noise
 from fedpdiff.types import LabelledImages
 
@@ -24,8 +22,6 @@ RANK = 256
 """Most directions in which covariances are told apart; beyond them all have the same variance."""
 PRIOR = 2.0
 """Images that the covariance common to all classes counts as, beside those of a class."""
-DOUBT = 2.0
-"""How often the error of an own mean counts (docs/more-signal.md has what 1 and 4 give)."""
 
 
 class ClassGaussian(nn.Module):
@@ -122,54 +118,13 @@ class ClassGaussian(nn.Module):
         self.common.copy_(common)
         self.rest.fill_(max(0.0, total - float(common.sum())) / max(1, values - rank))
 
-    def joined(
-        self, pooled: LinearGaussian, centre: torch.Tensor, start: float, signal: float
-    ) -> ClassGaussian:
-        """Return the same covariances around means that the uploads are asked for as well.
+    def having(self, **moments: torch.Tensor) -> ClassGaussian:
+        """Return the same with these buffers, by name, instead; what is not named is not copied."""
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, **moments}
+        return other
 
-        In a direction of variance lambda the own mean errs by e_o = 2 lambda / n (twice, for the network of
-        the levels below errs with it) and that of the uploads by e_s = (lambda + s2) / N, with
-        s2 = (1 - abar_t0) / abar_t0. The best share of the latter in the samples is e_o / (e_o + e_s). The
-        personal half, which refines them from a level with noise s2_h, follows what it is handed by
-        f = sqrt(lambda / (lambda + s2_h)) and adds the rest from its own images (Theorem 5.2 of PFDM,
-        direction by direction). So of the mean that is handed over the uploads make e_o / (e_o + e_s) / f, at
-        most all of it.
-
-        Parameters
-        ----------
-        pooled
-            Moments of uploads, clipped images around the centre.
-        centre
-            float32 (C, H, W), in pixels.
-        start
-            abar_t0, the uploads' share of signal.
-        signal
-            abar of the level at which the personal half takes over.
-        """
-        theirs = pooled.means.to(self.means) + centre.to(self.means).flatten()
-        noise, below = ((1 - share) / share for share in (start, signal))
-        own, uploads = self.counts.view(-1, 1), pooled.counts.to(self.counts).clamp_min(0).view(-1, 1)
-        variances = self._variances()
-        if variances is None:  # nothing is known of how far the own means err
-            share = (uploads > 0).to(own).expand(-1, len(self.common) + 1)
-        else:
-            error_own = DOUBT * variances / own  # of no image: infinite
-            error_theirs = (variances + noise) / uploads
-            follow = (variances / (variances + below)).sqrt()
-            share = (1 / (1 + error_theirs / error_own) / follow).clamp(0, 1)
-            share = torch.where(own == 0, 1.0, share)
-        offset = theirs - self.means
-        along = offset @ self.directions.T
-        beyond = offset - along @ self.directions
-        return self.around(self.means + (share[:, :-1] * along) @ self.directions + share[:, -1:] * beyond)
-
-    def around(self, means: torch.Tensor) -> ClassGaussian:
-        """Return the same covariances, not copied, around other class means (K, d)."""
-        moved = copy.copy(self)
-        moved._buffers = {**self._buffers, "means": means}
-        return moved
-
-    def _variances(self) -> torch.Tensor | None:
+    def spread(self) -> torch.Tensor | None:
         """Return the variance common to all classes in each direction and beyond, (R + 1,), none of them 0.
 
         Few images show none in most directions. So they are drawn towards their mean by the share that loses

@@ -1,14 +1,26 @@
-"""Both halves of one client, with the moments that its own images and everybody's uploads tell together."""
+"""Both halves of one client, with the moments that its own images and everybody's uploads tell together.
+
+The mean of n own images of a class with covariance S errs by S / n, that of N uploads, with noise of variance
+s2 = (1 - abar_t0) / abar_t0 on each value, by (S + s2 I) / N. Entry i, j of a sample covariance, in the
+directions of its variances l, errs by l_i l_j / n (twice that for i = j), that of uploads by
+(l_i + s2) (l_j + s2) / N: so many uploads are worth N l_i l_j / ((l_i + s2) (l_j + s2)) images there.
+"""
 
 from __future__ import annotations
 
-from fedpdiff.diffusion.class_gaussian import ClassGaussian
+import torch
+
+from fedpdiff.diffusion.class_gaussian import PRIOR, ClassGaussian
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 
+DOUBT = 2.0
+"""How often the errors of own moments count: the network of the levels below errs with them
+(docs/more-signal.md has what other numbers give)."""
+
 
 def join(global_half: Denoiser, personal: Denoiser) -> tuple[Denoiser, Denoiser]:
-    """Return both halves over joined moments (:meth:`ClassGaussian.joined`), where both have moments.
+    """Return both halves over joined moments, where both have moments.
 
     What the global network learnt to add to those of the uploads alone stays. Without a base on both sides
     the halves are returned as they are.
@@ -18,9 +30,99 @@ def join(global_half: Denoiser, personal: Denoiser) -> tuple[Denoiser, Denoiser]
         return global_half, personal
     config, chain = global_half.config, global_half.chain
     signal = float(chain.alpha_bar[config.hand_off])
-    base = own.joined(uploads, global_half.centre, chain.start, signal)
-    framed = base.around(base.means - global_half.centre.to(base.means).flatten())
+    base = joined(own, uploads, global_half.centre, chain.start, signal)
+    framed = base.having(means=base.means - global_half.centre.to(base.means).flatten())
     return (
         Denoiser(global_half.network, config, global_half.centre, framed),
         Denoiser(personal.network, personal.config, personal.centre, base),
     )
+
+
+def joined(
+    own: ClassGaussian, uploads: LinearGaussian, centre: torch.Tensor, start: float, signal: float
+) -> ClassGaussian:
+    """Return own moments together with those of uploads.
+
+    Parameters
+    ----------
+    own
+        Of the client's images, in pixels.
+    uploads
+        Of clipped images around the centre. That clipping makes them smaller is not made up for.
+    centre
+        float32 (C, H, W), in pixels.
+    start
+        abar_t0, the uploads' share of signal.
+    signal
+        abar of the level at which the personal half takes over.
+    """
+    spread = own.spread()
+    if spread is None:  # nothing is known of how far own moments err
+        theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
+        known = uploads.counts.to(own.counts).view(-1, 1) > 0
+        return own.having(means=torch.where(known, theirs, own.means))
+    variances, rotations = _covariances(own, uploads, spread, (1 - start) / start)
+    means = _means(own, uploads, centre, spread, (1 - start) / start, (1 - signal) / signal)
+    return own.having(means=means, variances=variances, rotations=rotations)
+
+
+def _means(
+    own: ClassGaussian,
+    uploads: LinearGaussian,
+    centre: torch.Tensor,
+    spread: torch.Tensor,
+    noise: float,
+    below: float,
+) -> torch.Tensor:
+    """Return the class means (K, d); ``noise``, ``below``: s2 of the uploads and of the hand-off.
+
+    In a direction of variance l the own mean errs by e_o = ``DOUBT`` l / n and that of the uploads by
+    e_s = (l + s2) / N. The best share of the latter in the samples is e_o / (e_o + e_s). The personal half,
+    which refines them from a level with noise s2_h, follows what it is handed by f = sqrt(l / (l + s2_h)) and
+    adds the rest from its own images (Theorem 5.2 of PFDM, direction by direction). So of the mean that is
+    handed over the uploads make e_o / (e_o + e_s) / f, at most all of it.
+    """
+    theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
+    images, sent = own.counts.view(-1, 1), uploads.counts.to(own.counts).view(-1, 1)
+    error_own = DOUBT * spread / images  # of no image: infinite
+    error_theirs = (spread + noise) / sent
+    follow = (spread / (spread + below)).sqrt()
+    share = (1 / (1 + error_theirs / error_own) / follow).clamp(0, 1)
+    share = torch.where(images == 0, 1.0, share)
+    offset = theirs - own.means
+    along = offset @ own.directions.T
+    beyond = offset - along @ own.directions
+    return own.means + (share[:, :-1] * along) @ own.directions + share[:, -1:] * beyond
+
+
+def _covariances(
+    own: ClassGaussian, uploads: LinearGaussian, spread: torch.Tensor, noise: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the variances (K, R) and rotations (K, R, R) of each class; ``noise``: s2 of the uploads.
+
+    Uploads tell of the coarse directions alone. Along the axes of the common covariance there each entry is
+    the mean of three, weighted by images: n own ones and the common covariance, ``PRIOR`` images, both
+    through ``DOUBT``, and what the uploads are worth. What that changes along the axes goes on to other
+    directions by the common covariance, as in a regression on them.
+    """
+    common, beyond = spread[:-1], spread[-1]
+    across = uploads.coarse.to(own.directions) @ own.directions.T
+    identity = torch.eye(len(across)).to(across)
+    power, axes = torch.linalg.eigh((across * (common - beyond)) @ across.T + beyond * identity)
+    seen = axes.T @ across  # (coarse directions, own directions)
+    follow = common.view(-1, 1) * seen.T / power
+    worth = torch.outer(power / (power + noise), power / (power + noise))
+    rest = own.rest * (identity - seen @ seen.T)
+    variances, rotations = own.variances.clone(), own.rotations.clone()
+    sent = uploads.counts.tolist()
+    for label, images in enumerate(own.counts.tolist()):
+        if sent[label] < 2:
+            continue
+        mine = (rotations[label] * variances[label]) @ rotations[label].T
+        told = axes.T @ uploads.spreads[label].to(axes) @ axes
+        counted = (PRIOR + (images if images > 1 else 0)) / DOUBT
+        share = sent[label] * worth / (sent[label] * worth + counted)
+        change = share * (told - seen @ mine @ seen.T - rest)
+        values, rotations[label] = torch.linalg.eigh(mine + follow @ change @ follow.T)
+        variances[label] = values.clamp_min(0)
+    return variances, rotations

@@ -19,10 +19,16 @@ import torch
 from torch import nn
 
 from fedpdiff.diffusion.batches import Images
-from fedpdiff.diffusion.moments import class_means, principal_directions, signal_and_noise
+from fedpdiff.diffusion.moments import (
+    blocks,
+    class_means,
+    coarse_directions,
+    principal_directions,
+    signal_and_noise,
+)
 
 RANK = 64
-"""Most principal directions that are kept."""
+"""Most principal directions that are kept, and most coarse ones that each class's covariance is told in."""
 
 
 class LinearGaussian(nn.Module):
@@ -30,7 +36,9 @@ class LinearGaussian(nn.Module):
 
     Buffers (float32; K classes, d = C H W values, R = min(64, d) directions): ``means`` (K, d),
     ``directions`` (R, d), orthonormal, ``variances`` (R,), of clean clipped images along them, and ``counts``
-    (K,), the uploads of each class.
+    (K,), the uploads of each class. Not for the filter, but for those who know more of the images:
+    ``spreads`` (K, R, R), an unbiased estimate of each class's covariance along ``coarse`` (R, d), the
+    directions of lowest frequency; it may have negative eigenvalues.
 
     Parameters
     ----------
@@ -44,6 +52,8 @@ class LinearGaussian(nn.Module):
     directions: torch.Tensor
     variances: torch.Tensor
     counts: torch.Tensor
+    spreads: torch.Tensor
+    coarse: torch.Tensor
 
     def __init__(self, classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -53,6 +63,8 @@ class LinearGaussian(nn.Module):
         self.register_buffer("directions", torch.zeros(rank, values))
         self.register_buffer("variances", torch.zeros(rank))
         self.register_buffer("counts", torch.zeros(classes))
+        self.register_buffer("spreads", torch.zeros(classes, rank, rank))
+        self.register_buffer("coarse", coarse_directions(image_shape, rank), persistent=False)
 
     def forward(self, x_t: torch.Tensor, alpha_bar: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for ``x_t`` of shape (N, C, H, W); ``alpha_bar`` (float64) and labels (N,)."""
@@ -88,8 +100,24 @@ class LinearGaussian(nn.Module):
             variances = (1 - start) * _signal(spread / (1 - start), values / free)
             self.directions.copy_(directions.T)
             self.variances.copy_(variances / start)
+        self.spreads.copy_(self._spreads(uploads, labels, means, start))
         self.means.copy_(means / math.sqrt(start))
         self.counts.copy_(counts)
+
+    def _spreads(
+        self, uploads: Images, labels: torch.Tensor, means: torch.Tensor, start: float
+    ) -> torch.Tensor:
+        """Return each class's covariance along the coarse directions, zero for fewer than two uploads."""
+        products = torch.zeros(self.spreads.shape, dtype=torch.float64)
+        for rows in blocks(len(labels), means.shape[1]):
+            along = ((uploads[rows].flatten(1) - means[labels[rows]]) @ self.coarse.T).double()
+            for label in labels[rows].unique().tolist():
+                some = along[labels[rows] == label]
+                products[label] += some.T @ some
+        counts = torch.bincount(labels, minlength=len(means)).view(-1, 1, 1)
+        noise = (1 - start) * torch.eye(len(self.coarse))
+        found = (products / (counts - 1).clamp_min(1) - noise) / start
+        return torch.where(counts > 1, found, 0.0).float()
 
 
 def _signal(spread: torch.Tensor, aspect: float) -> torch.Tensor:

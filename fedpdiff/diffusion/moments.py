@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
+import scipy.fft
 import torch
 
 from fedpdiff.diffusion.batches import Images
@@ -52,6 +56,21 @@ def principal_directions(
             basis = torch.linalg.qr(image).Q
     eigenvalues, vectors = torch.linalg.eigh(basis.T @ image / free)
     return eigenvalues.flip(0), basis @ vectors.flip(1)
+
+
+def coarse_directions(image_shape: tuple[int, int, int], count: int) -> torch.Tensor:
+    """Return the directions of lowest frequency, orthonormal, float32 (``count``, C H W).
+
+    They are those of the discrete cosine transform over channels, rows and columns. Most of what images of
+    any kind differ by lies along them, and everybody knows them.
+    """
+    waves = [scipy.fft.dct(np.eye(size), norm="ortho", axis=0) for size in image_shape]
+    places = itertools.product(*(range(size) for size in image_shape))
+    lowest = sorted(places, key=lambda place: sum(number**2 for number in place))[:count]
+    found = np.stack(
+        [np.einsum("c,h,w->chw", *(w[i] for w, i in zip(waves, one, strict=True))) for one in lowest]
+    )
+    return torch.from_numpy(found.reshape(count, -1)).float()
 
 
 def signal_and_noise(alpha_bar: torch.Tensor, x_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

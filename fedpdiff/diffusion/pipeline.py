@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.joining import join
 from fedpdiff.diffusion.sampling import SAMPLERS, sample_two_stage
 from fedpdiff.errors import ConfigError, DataError
 
@@ -131,7 +132,7 @@ class PFDMPipeline(DiffusionPipeline):
         steps: tuple[int, int],
         generator: torch.Generator,
     ) -> Iterator[torch.Tensor]:
-        halves, device = (self.global_half, self.personal), self.global_half.device
+        halves, device = join(self.global_half, self.personal), self.global_half.device
         for labels in self.progress_bar(batches):
             with torch.no_grad():
                 samples = sample_two_stage(*halves, labels.to(device), sampler, *steps, generator)

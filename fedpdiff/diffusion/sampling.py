@@ -15,7 +15,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from fedpdiff.diffusion.denoiser import Denoiser
-from fedpdiff.diffusion.joining import join
 from fedpdiff.errors import ConfigError
 
 SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -151,16 +150,15 @@ def sample_two_stage(
 ) -> TwoStageSamples:
     """Sample as PFDM does (arXiv 2504.00952, section 4): global half down to the hand-off, personal half on.
 
-    Where both halves have a base, the global half's is joined with what the client's own images say.
-
     Parameters
     ----------
+    global_half, personal
+        As :func:`~fedpdiff.diffusion.joining.join` returns them, for a client with moments of its own.
     labels
         int64, shape (N,): the classes to sample.
     global_steps, personal_steps
         Network evaluations of each stage.
     """
-    global_half, personal = join(global_half, personal)
     x, view = hand_off(global_half, labels, sampler, global_steps, generator)
     level = global_half.config.hand_off
     return TwoStageSamples(refine(personal, x, level, labels, sampler, personal_steps, generator), view)

@@ -9,6 +9,7 @@ import torch
 from fedpdiff.config import RunConfig
 from fedpdiff.diffusion.batches import Images
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.joining import join
 from fedpdiff.diffusion.sampling import refine, sample_two_stage, sample_whole_chain
 from fedpdiff.diffusion.training import Progress
 from fedpdiff.federation.networks import mixed_precision
@@ -58,12 +59,12 @@ class Sampler:
 
     def two_stage(self, global_half: Denoiser, personal: Denoiser) -> tuple[LabelledImages, LabelledImages]:
         """Sample with both halves; return the samples and what the first stage alone makes of them."""
+        halves = join(global_half, personal)
 
         def draw(labels: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
             return list(
                 sample_two_stage(
-                    global_half,
-                    personal,
+                    *halves,
                     labels,
                     self._config.sampler,
                     self._config.global_sampling_steps,

@@ -10,6 +10,7 @@ from fedpdiff.config.settings import Value
 from fedpdiff.data.client import load_client
 from fedpdiff.data.public import load_public
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.joining import join
 from fedpdiff.diffusion.sampling import sample_two_stage
 from fedpdiff.evaluation import reference_images
 from fedpdiff.federation.agreement import propose
@@ -99,7 +100,8 @@ class Digits:
         evaluations = steps or (config.global_sampling_steps, config.personal_sampling_steps)
         generator = torch_generator(seed, "benchmark", client)
         with torch.no_grad(), mixed_precision(precision, torch.device("cpu")):
-            pixels, _ = sample_two_stage(*halves, labels, sampler or config.sampler, *evaluations, generator)
+            sampler = sampler or config.sampler
+            pixels, _ = sample_two_stage(*join(*halves), labels, sampler, *evaluations, generator)
         samples = LabelledImages(to_uint8(pixels), labels)
         reference = reference_images(data.test, data.minority)
         distance = frechet(self._space.features(reference), self._space.features(samples))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fedpdiff.diffusion.chain import Chain
+from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.denoiser_config import DenoiserConfig
+from fedpdiff.diffusion.networks import build_network
 from fedpdiff.types import LabelledImages
 
 SHAPE = (1, 2, 2)
@@ -157,3 +160,30 @@ def describe() -> object:
         return DenoiserConfig.model_validate({**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def own_images() -> LabelledImages:
+    """Four classes of 1 x 2 x 3 images, of which there are 60, 9, 1 and none."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([label for label, count in enumerate((60, 9, 1, 0)) for _ in range(count)])
+    mixed = torch.randn(6, 6, generator=generator)
+    grey = 128 + 30 * torch.randn(len(labels), 6, generator=generator) @ mixed + 20 * labels.view(-1, 1)
+    return LabelledImages(grey.clamp(0, 255).byte().view(-1, 1, 2, 3), labels)
+
+
+@pytest.fixture
+def based_halves(micro: str, describe: Any, stripes: LabelledImages) -> tuple[Denoiser, Denoiser]:
+    """Return a global half over moments of uploads and a personal one with a base, both of two classes."""
+    config = describe("continued", hand_off=200, base="gaussian")
+    uploads = config.empty_base()
+    uploads.means.copy_(torch.linspace(-1, 1, 32).view(2, 16))
+    uploads.counts.fill_(50)
+    centre = torch.full((1, 4, 4), 0.1)
+    network = build_network(micro, (1, 4, 4), config.conditions, seed=1)
+    global_half = Denoiser(network.eval(), config, centre, uploads)
+    config = describe("personal", hand_off=200, base="gaussian")
+    own = config.empty_base()
+    own.fit(stripes, torch.Generator().manual_seed(0))
+    network = build_network(micro, (1, 4, 4), config.conditions, seed=2)
+    return global_half, Denoiser(network.eval(), config, torch.zeros(1, 4, 4), own)

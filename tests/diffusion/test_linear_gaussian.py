@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def exact(gaussian: Any) -> LinearGaussian:
     base = LinearGaussian(1, (1, 2, 2))
     variances, vectors = torch.linalg.eigh(gaussian.cov)
     exact_ones = {"means": gaussian.mean[None], "directions": vectors.T, "variances": variances}
-    exact_ones["counts"] = torch.ones(1)
+    exact_ones |= {"counts": torch.ones(1), "spreads": torch.zeros(1, 4, 4)}
     load_arrays(base, {name: tensor.float().numpy() for name, tensor in exact_ones.items()})
     return base
 
@@ -101,6 +103,34 @@ def test_moments_of_clean_images_come_from_noisy_ones() -> None:
     assert float(base.variances[1:].max()) < 0.05 * spread  # noise is not taken for signal
 
 
+def test_the_covariance_of_each_class_is_that_of_its_uploads_less_their_noise() -> None:
+    uploads, labels, _, _ = world(60, 3.0, seed=2, classes=2)
+    uploads, labels = torch.cat([uploads, uploads[:1]]), torch.cat([labels, torch.tensor([2])])
+    base = fitted(uploads, labels, 4)
+    assert torch.equal(base.coarse, moments.coarse_directions(SHAPE, VALUES))
+    along = (uploads.flatten(1) @ base.coarse.T).double().numpy()
+    for label in (0, 1):
+        wanted = (np.cov(along[labels == label].T) - (1 - START) * np.eye(VALUES)) / START
+        np.testing.assert_allclose(base.spreads[label], wanted, atol=1e-5)
+    assert not base.spreads[2:].any()  # one upload, and none
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 6), (1, 2, 3)])
+def test_coarse_directions_are_those_of_lowest_frequency(shape: tuple[int, int, int]) -> None:
+    values = math.prod(shape)
+    found = moments.coarse_directions(shape, values).double()
+    torch.testing.assert_close(found @ found.T, torch.eye(values).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[0], torch.full((values,), values**-0.5).double())
+    image = torch.randn(shape, generator=seeded(), dtype=torch.float64)
+    wanted = scipy.fft.dctn(image.numpy(), norm="ortho").flatten()
+    np.testing.assert_allclose(np.sort((found @ image.flatten()).numpy()), np.sort(wanted), atol=1e-5)
+    few = moments.coarse_directions(shape, 4).double()
+    assert torch.equal(few, found[:4])
+    # A rough image has less along them than a smooth one.
+    rough = torch.tensor([1.0, -1.0]).double().repeat(values // 2)
+    assert float((few @ rough).square().sum()) < 0.5 * values
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_pure_noise_shows_no_direction_worth_speaking_of(seed: int) -> None:
     """The largest of 16 sample eigenvalues passes its edge by 5 % in fewer than 1e-6 of all draws."""
@@ -140,6 +170,7 @@ def test_a_block_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     parts.fit(Watched(), labels, START, seeded())
     assert max(seen) == 64
     torch.testing.assert_close(parts.means, whole.means)
+    torch.testing.assert_close(parts.spreads, whole.spreads, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(covariance(parts), covariance(whole), atol=1e-4, rtol=1e-4)
 
 

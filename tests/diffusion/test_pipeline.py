@@ -12,7 +12,9 @@ from PIL import Image
 
 from fedpdiff import PFDMPipeline
 from fedpdiff.diffusion.denoiser import Denoiser
+from fedpdiff.diffusion.joining import join
 from fedpdiff.diffusion.networks import build_network
+from fedpdiff.diffusion.sampling import sample_two_stage
 from fedpdiff.errors import ConfigError, DataError
 
 
@@ -149,3 +151,14 @@ def test_a_folder_without_a_half(pipe: PFDMPipeline, tmp_path: Path) -> None:
         PFDMPipeline.from_pretrained(tmp_path / "nowhere", tmp_path / "personal")
     with pytest.raises(DataError, match="the first folder must hold a global half"):
         PFDMPipeline.from_pretrained(tmp_path / "personal", tmp_path / "global")
+
+
+@torch.no_grad()
+def test_own_moments_are_joined(based_halves: tuple[Denoiser, Denoiser]) -> None:
+    pipe = PFDMPipeline(*based_halves)
+    pipe.set_progress_bar_config(disable=True)
+    generator, steps = torch.Generator().manual_seed(1), (3, 3)
+    halves, labels = join(*based_halves), torch.tensor([0, 1, 1])
+    wanted = sample_two_stage(*halves, labels, "dpm-solver++", *steps, generator).images
+    assert torch.equal(sample(pipe), (wanted + 1) / 2)
+    assert not torch.equal(halves[0].base.means, based_halves[0].base.means)
