@@ -6,11 +6,10 @@ lambda, with noise of variance s2 at the hand-off, the personal half follows wha
 
     f = sqrt(lambda / (lambda + s2)) = 1 / sqrt(1 + s^2),    s^2 = s2 / lambda,
 
-with a sampler that adds no noise, as the default one. The first stage knows the shape of a class from the
-client's own images, as the personal half does, and its mean from these and the uploads, which get their best
-share, at most f of the samples (:mod:`fedpdiff.diffusion.class_gaussian`). So collaboration improves the mean
-of a class alone; real uploads, which the oracle hands over, have its shape as well. Distances are squared
-2-Wasserstein distances to the true class in units of C^2.
+with a sampler that adds no noise, as the default one. The first stage knows mean and shape of a class from
+the client's own images, as the personal half does, and from the uploads (:mod:`fedpdiff.diffusion.joining`):
+of the mean these get their best share, at most f of the samples, of the shape the share by which they are
+worth more images, f^2 of it. Distances are squared 2-Wasserstein distances to the true class in units of C^2.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ Array = NDArray[np.float64]
 
 SHARED = 30.0
 """Images that the other classes count as where the shape of a class is learnt."""
+COARSE = 64
+"""Directions that uploads tell the shape of a class in."""
 DOUBT = 2.0
 """How often the error of an own mean counts when it is weighed against the uploads'."""
 
@@ -99,33 +100,52 @@ def distances(spectrum: Spectrum, noise: Noise, few: int, pooled: float) -> Dist
     own_error = DOUBT * within / few
     follow, follow_upload = (np.sqrt(within / (within + s2)) for s2 in (noise.hand_off, noise.upload))
     share = np.minimum(follow, own_error / (own_error + error))
+    coarse = np.arange(len(within)) < COARSE
+    worth = np.where(coarse, pooled * (within / (within + noise.upload)) ** 2, 1e-12)
+    shape = follow**2 / (1 + (few + SHARED) / worth)
+    theirs = _Given(share, error, shape, _shape_error(spectrum, worth))
+    best = _Given(follow, nothing, np.where(coarse, follow**2, 0), nothing)
     return Distances(
-        local=_distance(spectrum, own, nothing, nothing),
-        pfdm=_distance(spectrum, own, share, error),
-        endless=_distance(spectrum, own, follow, nothing),
-        oracle=_distance(spectrum, own, follow_upload, nothing, follow_upload),
-        centralised=_distance(spectrum, everything, nothing, nothing),
+        local=_distance(spectrum, own, _Given(nothing, nothing, nothing, nothing)),
+        pfdm=_distance(spectrum, own, theirs),
+        endless=_distance(spectrum, own, best),
+        oracle=_distance(spectrum, own, _Given(follow_upload, nothing, follow_upload**2, nothing)),
+        centralised=_distance(spectrum, everything, _Given(nothing, nothing, nothing, nothing)),
     )
 
 
-def _distance(
-    spectrum: Spectrum, own: _Knowledge, share: Array, error: Array, shape: Array | float = 0.0
-) -> float:
-    """Return the distance of samples that have a share of the uploads' mean, and of their shape, 0 to 1.
+@dataclass(frozen=True)
+class _Given:
+    """What samples have from the uploads, by direction.
 
-    ``error``: squared error of that mean. What is not theirs is the client's own.
+    Shares of their mean and of their shape, 0 to 1, and the squared distances that their errors cost. What is
+    not theirs is the client's own.
     """
-    pulled = ((1 - share) * (1 - own.kept)) ** 2 * spectrum.between
-    mean = pulled + (1 - share) ** 2 * own.mean + share**2 * error
-    return float((mean + (1 - shape**2) ** 2 * own.variance).sum())
+
+    mean: Array
+    mean_error: Array
+    shape: Array
+    shape_error: Array
+
+
+def _distance(spectrum: Spectrum, own: _Knowledge, given: _Given) -> float:
+    pulled = ((1 - given.mean) * (1 - own.kept)) ** 2 * spectrum.between
+    mean = pulled + (1 - given.mean) ** 2 * own.mean + given.mean**2 * given.mean_error
+    shape = (1 - given.shape) ** 2 * own.variance + given.shape**2 * given.shape_error
+    return float((mean + shape).sum())
 
 
 def _clean(spectrum: Spectrum, images: float) -> _Knowledge:
     """Return what clean images of a class tell of it, and those of the other classes of its shape."""
     error = spectrum.within / images
     kept = _share(spectrum.between, error)
-    relative = (1 + spectrum.directions) / (4 * (images + SHARED))
-    return _Knowledge(kept**2 * error, kept, spectrum.within * relative / (1 + relative))
+    return _Knowledge(kept**2 * error, kept, _shape_error(spectrum, images + SHARED))
+
+
+def _shape_error(spectrum: Spectrum, images: float | Array) -> Array:
+    """Return the squared distance that the error of the variances of so many images costs, by direction."""
+    relative = 1 + spectrum.directions
+    return spectrum.within * relative / (relative + 4 * images)
 
 
 def _share(signal: Array, error: Array) -> Array:

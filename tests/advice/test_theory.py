@@ -15,6 +15,7 @@ from fedpdiff.advice import theory
 from fedpdiff.advice.question import UNSEEN_SIGNAL
 from fedpdiff.advice.spectrum import Spectrum, digits_like
 from fedpdiff.advice.theory import (
+    COARSE,
     DOUBT,
     Noise,
     class_mean_error,
@@ -23,7 +24,7 @@ from fedpdiff.advice.theory import (
     recognised,
     theorem_5_2_share,
 )
-from fedpdiff.diffusion import class_gaussian, denoiser
+from fedpdiff.diffusion import denoiser, joining, linear_gaussian
 from tests.theory.gaussians import Gaussian, fit, two_stage, w2_squared
 
 
@@ -34,13 +35,17 @@ def white(size: int, between: float = 1e9) -> Spectrum:
 
 def test_it_is_about_the_clients_that_there_are() -> None:
     """The advice may not import the networks, so both write these numbers down."""
-    assert class_gaussian.DOUBT == DOUBT and denoiser.UNSEEN_SIGNAL == UNSEEN_SIGNAL
+    assert joining.DOUBT == DOUBT and linear_gaussian.RANK == COARSE
+    assert denoiser.UNSEEN_SIGNAL == UNSEEN_SIGNAL
 
 
 @pytest.mark.parametrize("s", [0.3, 1.0, 5.0])
-def test_what_is_gained_in_the_mean_has_the_form_of_theorem_5_2(s: float) -> None:
+def test_what_is_gained_in_the_mean_has_the_form_of_theorem_5_2(
+    s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With perfect uploads the error of the mean is (1 - f)^2 of the own one, and the gain what is proved."""
     few = 1000
+    monkeypatch.setattr(theory, "SHARED", 1e15)  # the shape is known
     found = distances(white(1), Noise(s * s, s * s, s * s), few, math.inf)
     follow = (1 + s * s) ** -0.5
     spared = found.local - found.endless
@@ -54,19 +59,21 @@ def experiment(
 ) -> tuple[float, float, float]:
     """Return mean distances, local-only, PFDM and oracle, of fitted Gaussians.
 
-    Of the truth, the mean is drawn as class means are. The first stage has the client's covariance around the
-    mean that :class:`~fedpdiff.diffusion.class_gaussian.ClassGaussian` joins.
+    Of the truth, the mean is drawn as class means are. The first stage has mean and covariance joined as
+    :mod:`fedpdiff.diffusion.joining` does, with nothing else known of the shape.
     """
     rng, size = np.random.default_rng(4), len(spectrum.within)
     within, totals = spectrum.within, np.zeros(3)
     follow = np.sqrt(within / (within + noise))
     error = (within + noise) / pooled
     handed = np.minimum(1, 1 / (1 + error * few / (DOUBT * within)) / follow)
+    worth = pooled * np.outer(within / (within + noise), within / (within + noise))
     for _ in range(repeats):
         truth = Gaussian(rng.normal(size=size) * np.sqrt(spectrum.between), np.diag(within))
         personal = fit(truth.draw(few, rng))
         uploads = fit(truth.noisy(noise**0.5).draw(pooled, rng))
-        joined = Gaussian(personal.mean + handed * (uploads.mean - personal.mean), personal.cov)
+        shape = (few * personal.cov + worth * (uploads.cov - noise * np.eye(size))) / (few + worth)
+        joined = Gaussian(personal.mean + handed * (uploads.mean - personal.mean), shape)
         hints = (joined.noisy(noise**0.5), truth.noisy(noise**0.5))
         samples = [personal, *(two_stage(hint, personal, noise**0.5, "ddim") for hint in hints)]
         totals += [w2_squared(one, truth) for one in samples]
