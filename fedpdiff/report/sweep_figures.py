@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from fedpdiff.report.style import COLOURS, CYCLE, figure, save, styled
-from fedpdiff.report.sweep_rows import GROUPS, Row, Spread, SweepRows
+from fedpdiff.report.sweep_rows import BUDGETS, GROUPS, VARIANT, Row, Spread, SweepRows
 from fedpdiff.report.sweep_sheet import draw_sheet
+from fedpdiff.report.sweep_variants import draw_variants
 from fedpdiff.report.sweep_words import name
 from fedpdiff.results import Group
 
 _LINES = {"local-only": COLOURS["local"], "centralised": COLOURS["centralised"]}
-_BUDGETS = ("epsilon", "t0")  # drawn as the epsilon that follows from them
 
 
 def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
@@ -37,11 +37,14 @@ def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
         "Frechet distance against the exact epsilon of one image that PFDM's uploads have; lower is better. "
         "The lines are what a client makes alone, and what one model makes of everybody's images."
     )
-    drawn.append((_epsilon(sweep, folder / "epsilon.png"), caption))
+    if VARIANT not in sweep.varied:  # so many curves and lines would say nothing
+        drawn.append((_epsilon(sweep, folder / "epsilon.png"), caption))
+    elif (variants := draw_variants(sweep, folder / "variants.png")) is not None:
+        drawn.append(variants)
     for key in sweep.varied:
         values = {row.point[key] for row in sweep.rows if key in row.point}
         numbers = len(values) > 1 and all(type(value) in (int, float) for value in values)
-        if numbers and key not in ("method", *_BUDGETS):
+        if numbers and key not in ("method", *BUDGETS):
             caption = f"Frechet distance against {key}; lower is better."
             drawn.append((_against(sweep, key, folder / f"against-{key}.png"), caption))
             caption = (
@@ -133,7 +136,7 @@ def _epsilon(sweep: SweepRows, path: Path) -> Path | None:
     rows = [row for row in sweep.rows if row.epsilon is not None and row.minority is not None]
     if len({row.epsilon for row in rows}) < 2:
         return None
-    return _panels(sweep, rows, lambda row: row.epsilon, _BUDGETS, "epsilon of one image", path)
+    return _panels(sweep, rows, lambda row: row.epsilon, BUDGETS, "epsilon of one image", path)
 
 
 @styled

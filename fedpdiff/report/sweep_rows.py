@@ -17,6 +17,10 @@ from fedpdiff.report.wording import epsilon
 from fedpdiff.results import Group, GroupScores, Method
 
 PLAN = "sweep.json"
+VARIANT = "variant"
+"""What a point has beside settings: a name for several of them."""
+BUDGETS = ("epsilon", "t0")
+"""Settings that PFDM's uploads depend on, and no bound."""
 GROUPS: tuple[Group, ...] = ("minority", "majority")
 _SCORED: tuple[Group, ...] = (*GROUPS, "absent")
 
@@ -156,7 +160,23 @@ def _bounds(rows: Sequence[Row]) -> list[Row]:
                         server_sees=sees, guarantee=guarantee,
                     )
                 )  # fmt: skip
-    return found
+    return _once(found)
+
+
+def _once(bounds: Sequence[Row]) -> list[Row]:
+    """Return rows of bounds, those that differ in the budget alone as one: they do not depend on it."""
+    found: dict[str, Row] = {}
+    for row in bounds:
+        point = {key: value for key, value in row.point.items() if key not in BUDGETS}
+        key = json.dumps([row.method, point])
+        known = found.get(key)
+        if known is None:
+            found[key] = row
+        elif known.scores == row.scores:
+            found[key] = replace(known, point=point)
+        else:  # runs of other seeds, or in other feature spaces
+            found[json.dumps([row.method, row.point])] = row
+    return list(found.values())
 
 
 def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:

@@ -155,7 +155,7 @@ def test_what_coarse_directions_change_goes_on_to_the_others(own_images: Labelle
 
 @pytest.mark.parametrize("seed", range(3))
 def test_uploads_bring_the_covariance_of_a_rare_class_nearer(seed: int) -> None:
-    """From three images of it and 4,000 uploads; nearer than from the images alone in each of 300 draws tried."""
+    """From three images of it and 4,000 uploads; nearer than without them in each of 300 draws tried."""
     generator = torch.Generator().manual_seed(seed)
     factors = torch.randn(2, VALUES, VALUES, generator=generator) / 6
     truth = factors @ factors.mT

@@ -160,6 +160,38 @@ def test_pfdms_own_bounds_stand_in_where_the_sweep_has_none(tmp_path: Path) -> N
     }  # fmt: skip
 
 
+def test_a_bound_of_several_budgets_is_one_row(tmp_path: Path) -> None:
+    """As long as they say the same; of other seeds they need not."""
+    seeds = {1.0: (1, 2), 10.0: (1, 2), 100.0: (1,)}
+    runs = [
+        write_run(tmp_path, {"method": "pfdm", "epsilon": epsilon}, seed, {"pfdm": 4.0, "local": 5.0 + seed})
+        for epsilon, some in seeds.items()
+        for seed in some
+    ]
+    sweep = write_plan(tmp_path, runs)
+    alone = [
+        (row.point.get("epsilon"), row.minority.mean) for row in sweep.rows if row.method == "local-only"
+    ]
+    assert alone == [(None, 6.5), (100.0, 6.0)]
+
+
+def test_variants_are_drawn_one_below_the_other(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, {"variant": name, "method": "pfdm", "epsilon": epsilon}, 1,
+                  {"pfdm": distance, "local": 5.0})
+        for name, distance in (("published", 9.0), ("+ one chain", 4.0))
+        for epsilon in (1.0, 100.0)
+    ]  # fmt: skip
+    runs.append(write_run(tmp_path, {"method": "centralised"}, 1, {"centralised": 2.0}))
+    sweep = write_plan(tmp_path, runs)
+    assert [row.point for row in sweep.rows if row.method == "local-only"] == [
+        {"variant": "published", "method": "local-only"}, {"variant": "+ one chain", "method": "local-only"},
+    ]  # fmt: skip
+    write_sweep_report(tmp_path)
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "variants.png" in drawn and "epsilon.png" not in drawn
+
+
 def test_what_beats_pfdm_is_said(rivals: Path, tmp_path: Path) -> None:
     said = findings(read_sweep_rows(rivals))
     assert said == [
