@@ -47,7 +47,7 @@ class DenoiserConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    format: Literal["fedpdiff-denoiser/1"] = "fedpdiff-denoiser/1"
+    format: Literal["fedpdiff-denoiser/2"] = "fedpdiff-denoiser/2"
     kind: ChainKind
     objective: Objective
     schedule: str

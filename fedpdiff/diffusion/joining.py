@@ -57,13 +57,15 @@ def joined(
         abar of the level at which the personal half takes over.
     """
     spread = own.spread()
-    if spread is None:  # nothing is known of how far own moments err
-        theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
-        known = uploads.counts.to(own.counts).view(-1, 1) > 0
-        return own.having(means=torch.where(known, theirs, own.means))
-    variances, rotations = _covariances(own, uploads, spread, (1 - start) / start)
-    means = _means(own, uploads, centre, spread, (1 - start) / start, (1 - signal) / signal)
-    return own.having(means=means, variances=variances, rotations=rotations)
+    # A context of mixed precision is meant for networks.
+    with torch.autocast(own.means.device.type, enabled=False):
+        if spread is None:  # nothing is known of how far own moments err
+            theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
+            known = uploads.counts.to(own.counts).view(-1, 1) > 0
+            return own.having(means=torch.where(known, theirs, own.means))
+        variances, rotations = _covariances(own, uploads, spread, (1 - start) / start)
+        means = _means(own, uploads, centre, spread, (1 - start) / start, (1 - signal) / signal)
+        return own.having(means=means, variances=variances, rotations=rotations)
 
 
 def _means(

@@ -108,6 +108,48 @@ def test_where_no_class_has_two_images_the_uploads_are_believed() -> None:
     assert torch.equal(both.means[1], own.means[1])  # of this one nobody has anything
 
 
+@torch.no_grad()
+def test_mixed_precision_is_not_for_it(based_halves: tuple[Denoiser, Denoiser]) -> None:
+    found = join(*based_halves)[1].base
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = join(*based_halves)[1].base
+    for name, moments in found.named_buffers():
+        assert torch.equal(moments, getattr(inside, name)), name
+
+
+def test_nothing_changes_where_uploads_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 36 values 4 directions are told apart, 9 coarse ones are told; the rest has one variance."""
+    monkeypatch.setattr(class_gaussian, "RANK", 4)
+    shape, counts = (1, 6, 6), (40, 9)
+    generator = torch.Generator().manual_seed(5)
+    mixed = torch.randn(36, 36, generator=generator)
+    grey = (128 + 12 * torch.randn(sum(counts), 36, generator=generator) @ mixed).clamp(0, 255).byte()
+    own = ClassGaussian(2, shape)
+    own.fit(LabelledImages(grey.view(-1, *shape), torch.tensor([0] * 40 + [1] * 9)), generator)
+    beyond = torch.eye(36) - own.directions.T @ own.directions
+    uploads = LinearGaussian(2, shape)
+    uploads.means.copy_(own.means)
+    uploads.coarse = uploads.coarse[:9]
+    uploads.spreads = uploads.coarse @ (covariance(own) + own.rest * beyond) @ uploads.coarse.T
+    uploads.counts.fill_(1e6)
+    both = joined(own, uploads, torch.zeros(shape), 0.5, 0.5)
+    torch.testing.assert_close(covariance(both), covariance(own), atol=1e-4 * float(own.common[0]), rtol=0)
+    # They say more of one coarse direction: that goes on to the directions that are told apart alone.
+    uploads.spreads[:, 0, 0] *= 3
+    both = joined(own, uploads, torch.zeros(shape), 0.5, 0.5)
+    common = own.spread()
+    prior = own.directions.T @ (common[:-1] - common[-1]).diag() @ own.directions + common[-1] * torch.eye(36)
+    back = prior @ uploads.coarse.T @ torch.linalg.inv(uploads.coarse @ prior @ uploads.coarse.T)
+    more = torch.zeros(2, 9, 9)
+    more[:, 0, 0] = uploads.spreads[:, 0, 0] * 2 / 3
+    seen = own.directions.T @ own.directions
+    wanted = seen @ back @ more @ back.T @ seen
+    changed = covariance(both) - covariance(own)
+    torch.testing.assert_close(changed, wanted, atol=0.01 * float(wanted.max()), rtol=0)
+    uploads.counts.fill_(1)  # an upload alone tells of no covariance
+    assert torch.equal(joined(own, uploads, torch.zeros(shape), 0.5, 0.5).variances, own.variances)
+
+
 def world(own: ClassGaussian, counts: tuple[float, ...], rank: int) -> tuple[LinearGaussian, torch.Tensor]:
     """Return moments of uploads that tell of covariances along ``rank`` directions, and those (K, d, d)."""
     values = own.means.shape[1]

@@ -17,6 +17,7 @@ import pytest
 
 from fedpdiff.errors import RunError
 from fedpdiff.simulation import launcher
+from fedpdiff.simulation import launcher
 from fedpdiff.simulation.launcher import COMPLETED, federation_settings, run_flower, tail, to_toml
 
 LAUNCH = """
@@ -72,14 +73,26 @@ def test_the_tail_of_a_log_leaves_out_routine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_finishes(small_app: Path, tmp_path: Path, mark: str) -> None:
-    waits = []
+@pytest.mark.parametrize("known", [False, True])
+def test_a_run_that_finishes(
+    known: bool, small_app: Path, tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, asked = [], []
+    ask = launcher._status
+    monkeypatch.setattr(launcher, "_status", lambda *given: asked.append(1) or ask(*given))
     settings = {"mode": "finish", "out": str(tmp_path)}
-    log = tmp_path / "flower.log"
-    status = run_flower(small_app, settings, federation_settings(3), log, lambda: waits.append(1))
-    assert status == COMPLETED
+    log, left = tmp_path / "flower.log", tmp_path / "replies.json"
+    status = run_flower(
+        small_app,
+        settings,
+        federation_settings(3),
+        log,
+        lambda: waits.append(1),
+        is_complete=lambda: known and left.exists(),
+    )
+    assert status == COMPLETED and bool(asked) != known
     assert len(waits) > 3
-    replies = json.loads((tmp_path / "replies.json").read_text())
+    replies = json.loads(left.read_text())
     assert len(replies) == 3
     assert all(not str(small_app).startswith(reply["folder"]) for reply in replies)
     assert "Finished task" in log.read_text()
