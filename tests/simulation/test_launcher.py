@@ -17,7 +17,6 @@ import pytest
 
 from fedpdiff.errors import RunError
 from fedpdiff.simulation import launcher
-from fedpdiff.simulation import launcher
 from fedpdiff.simulation.launcher import COMPLETED, federation_settings, run_flower, tail, to_toml
 
 LAUNCH = """
