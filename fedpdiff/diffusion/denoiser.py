@@ -166,6 +166,11 @@ class Denoiser(torch.nn.Module):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "it"
+            if place == "format":
+                raise DataError(
+                    f"{folder} holds a denoiser of format {str(first['input'])[:80]!r}, this version reads "
+                    f"{DenoiserConfig.model_fields['format'].default!r}; make the run again"
+                ) from None
             raise DataError(f"{folder / CONFIG_FILE} is no denoiser's: {place}: {first['msg']}") from None
         except Exception as error:  # three libraries read here, and each raises many kinds
             raise DataError(
