@@ -113,7 +113,7 @@ MODELS = [
     ("a centre of another shape", centre(torch.zeros(3, 8, 8)), "the centre is torch.float32 of shape (3, 8"),
     ("a centre of bytes", centre(torch.zeros(1, 8, 8).byte()), "the centre is torch.uint8"),
     ("an unknown key", described(colour=1), "colour: Extra inputs are not permitted"),
-    ("another format", described(format="fedpdiff-denoiser/9"), "of format 'fedpdiff-denoiser/9', this version reads"),
+    ("another format", described(format="fedpdiff-denoiser/9"), "of format 'fedpdiff-denoiser/9'"),
     ("a radius of NaN", described(clip=NAN), "clip: Input should be a finite number"),
     ("an infinite radius", described(clip=INF), "clip: Input should be a finite number"),
     ("steps beyond reason", described(diffusion_steps=10**13), "diffusion_steps: Input should be less"),
