@@ -21,14 +21,8 @@ Limit = Literal["personal", "uploads", "need"]
 
 EPSILONS = (1.0, 3.0, 10.0, 30.0, 100.0)
 MINORITIES = (0, 3, 8, 20, 50, 200)
-REACHED = 0.9
-"""Share of the best possible gain that trained networks reach with images of ``REACHED_AT`` values.
-
-0.95 over six clients of the quickstart. With more values a network tells its few images of a class further
-apart, knows them by heart and follows less: nothing was reached of MNIST at 16x16 with 5 images. Between the
-two it is taken to fall as one over the values.
-"""
-REACHED_AT = 64
+REACHED = 0.8
+"""Share of the best possible gain that trained networks reach (docs/advice.md has what was measured)."""
 _GAINS = {"yes": 0.1, "a little": 0.05, "hardly": 0.02}  # from which the words are used
 _RECOGNISED = {"yes": 0.8, "a little": 0.5, "hardly": 0.25}
 _SMALL_COST = 0.02  # share of a class's own variance: so little that samples look no different
@@ -42,7 +36,7 @@ class Outcome:
     Attributes
     ----------
     gain
-        Share of local-only's distance that collaborating is expected to take away: ``reached`` of
+        Share of local-only's distance that collaborating is expected to take away: ``REACHED`` of
         ``best_gain``. This and the next five are None where the client has no image of the class.
     best_gain
         The same with the best denoisers.
@@ -54,8 +48,6 @@ class Outcome:
         Squared distance of local-only to the truth, as a share of the class's own variance.
     recognised, recognised_endless
         Without an image of the class at the client: share of samples recognised as the class.
-    reached
-        Share of the best possible gain that networks reach with images of this size.
     """
 
     gain: float | None = None
@@ -66,7 +58,6 @@ class Outcome:
     cost: float | None = None
     recognised: float | None = None
     recognised_endless: float | None = None
-    reached: float = REACHED
 
     @property
     def verdict(self) -> Verdict:
@@ -83,7 +74,7 @@ class Outcome:
             return "need"
         if self.verdict == "yes":
             return None
-        endless = None if self.best_endless is None else self.reached * self.best_endless
+        endless = None if self.best_endless is None else REACHED * self.best_endless
         return "personal" if self._word(endless, self.recognised_endless) == self.verdict else "uploads"
 
     def _word(self, gain: float | None, share: float | None) -> Verdict:
@@ -108,14 +99,12 @@ def predict(question: Question) -> Outcome:
     found = distances(spectrum, noise, question.minority, pooled)
     best = found.gain(found.pfdm)
     gap = found.gap_closed
-    reached = REACHED * min(1.0, REACHED_AT / question.values)
     return Outcome(
-        reached=reached,
-        gain=reached * best,
+        gain=REACHED * best,
         best_gain=best,
         best_endless=found.gain(found.endless),
         best_oracle=found.gain(found.oracle),
-        gap_closed=None if gap is None else reached * gap,
+        gap_closed=None if gap is None else REACHED * gap,
         cost=found.local / float(spectrum.within.sum()),
     )
 

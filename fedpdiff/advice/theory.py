@@ -30,7 +30,7 @@ SHARED = 30.0
 COARSE = 64
 """Directions that uploads tell the shape of a class in."""
 DOUBT = 2.0
-"""How often the error of an own mean counts when it is weighed against the uploads'."""
+"""How often the error of an own mean counts when it is weighed against that of the uploads' mean."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ _PAYS = {
 }
 _LIMITS = {
     "personal": (
-        "The personal network is the limit: of images this large it knows its few of a class by heart, and "
-        "follows little of what it is handed, however good that is."
+        "The personal network is the limit: it follows little of what it is handed, however good that is."
     ),
     "uploads": (
         "There are too few uploads for so much noise: more images of all clients together would help, or a "
