@@ -1,9 +1,11 @@
 """Both halves of one client, with the moments that its own images and everybody's uploads tell together.
 
-The mean of n own images of a class with covariance S errs by S / n, that of N uploads, with noise of variance
-s2 = (1 - abar_t0) / abar_t0 on each value, by (S + s2 I) / N. Entry i, j of a sample covariance, in the
-directions of its variances l, errs by l_i l_j / n (twice that for i = j), that of uploads by
-(l_i + s2) (l_j + s2) / N: so many uploads are worth N l_i l_j / ((l_i + s2) (l_j + s2)) images there.
+Of the N uploads of a class n are of the client's own images, and tell it nothing new. What the others,
+N - n, tell follows: their mean is (N m_all - n m_own) / (N - n). In a class of covariance S and with noise of
+variance s2 = (1 - abar_t0) / abar_t0 on each value of an upload it errs by S / (N - n) + s2 N / (N - n)^2, an
+own mean by S / n. Entry i, j of an own sample covariance, in the directions of the variances l, errs by
+l_i l_j / n (twice that for i = j). That of the others, where v = l + s2, errs by
+l_i l_j / (N - n) + (v_i v_j - l_i l_j) N / (N - n)^2.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def joined(
     with torch.autocast(own.means.device.type, enabled=False):
         if spread is None:  # nothing is known of how far own moments err
             theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
-            known = uploads.counts.to(own.counts).view(-1, 1) > 0
+            known = (uploads.counts.to(own.counts) > own.counts).view(-1, 1)
             return own.having(means=torch.where(known, theirs, own.means))
         variances, rotations = _covariances(own, uploads, spread, (1 - start) / start)
         means = _means(own, uploads, centre, spread, (1 - start) / start, (1 - signal) / signal)
@@ -78,20 +80,22 @@ def _means(
 ) -> torch.Tensor:
     """Return the class means (K, d); ``noise``, ``below``: s2 of the uploads and of the hand-off.
 
-    In a direction of variance l the own mean errs by e_o = ``DOUBT`` l / n and that of the uploads by
-    e_s = (l + s2) / N. The best share of the latter in the samples is e_o / (e_o + e_s). The personal half,
-    which refines them from a level with noise s2_h, follows what it is handed by f = sqrt(l / (l + s2_h)) and
-    adds the rest from its own images (Theorem 5.2 of PFDM, direction by direction). So of the mean that is
-    handed over the uploads make e_o / (e_o + e_s) / f, at most all of it.
+    In a direction of variance l the own mean errs by e_o = ``DOUBT`` l / n and that of the others by
+    e_s = l / (N - n) + s2 N / (N - n)^2. Its best share in the samples is e_o / (e_o + e_s). The personal
+    half, which refines them from a level with noise s2_h, follows what it is handed by
+    f = sqrt(l / (l + s2_h)) and adds the rest from its own images (Theorem 5.2 of PFDM, direction by
+    direction). So of the mean that is handed over the others make e_o / (e_o + e_s) / f, at most all of it.
     """
-    theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
+    everybody = uploads.means.to(own.means) + centre.to(own.means).flatten()
     images, sent = own.counts.view(-1, 1), uploads.counts.to(own.counts).view(-1, 1)
+    others = (sent - images).clamp_min(0)
     error_own = DOUBT * spread / images  # of no image: infinite
-    error_theirs = (spread + noise) / sent
+    error_theirs = spread / others + noise * sent / others**2  # of no upload: infinite
     follow = (spread / (spread + below)).sqrt()
     share = (1 / (1 + error_theirs / error_own) / follow).clamp(0, 1)
     share = torch.where(images == 0, 1.0, share)
-    offset = theirs - own.means
+    share = torch.where(others == 0, 0.0, share)
+    offset = (everybody - own.means) * sent / others.clamp_min(1)
     along = offset @ own.directions.T
     beyond = offset - along @ own.directions
     return own.means + (share[:, :-1] * along) @ own.directions + share[:, -1:] * beyond
@@ -104,8 +108,8 @@ def _covariances(
 
     Uploads tell of the coarse directions alone. Along the axes of the common covariance there each entry is
     the mean of three, weighted by images: n own ones and the common covariance, ``PRIOR`` images, both
-    through ``DOUBT``, and what the uploads are worth. What that changes along the axes goes on to other
-    directions by the common covariance, as in a regression on them.
+    through ``DOUBT``, and as many as l_i l_j over the error says that the others are worth. What that changes
+    along the axes goes on to other directions by the common covariance, as in a regression on them.
     """
     common, beyond = spread[:-1], spread[-1]
     across = uploads.coarse.to(own.directions) @ own.directions.T
@@ -113,18 +117,20 @@ def _covariances(
     power, axes = torch.linalg.eigh((across * (common - beyond)) @ across.T + beyond * identity)
     seen = axes.T @ across  # (coarse directions, own directions)
     follow = common.view(-1, 1) * seen.T / power
-    worth = torch.outer(power / (power + noise), power / (power + noise))
+    clean, sent = torch.outer(power, power), torch.outer(power + noise, power + noise)
     rest = own.rest * (identity - seen @ seen.T)
     variances, rotations = own.variances.clone(), own.rotations.clone()
-    sent = uploads.counts.tolist()
-    for label, images in enumerate(own.counts.tolist()):
-        if sent[label] < 2:
+    for label, (images, count) in enumerate(zip(own.counts.tolist(), uploads.counts.tolist(), strict=True)):
+        others = count - images
+        if count < 2 or others < 1:
             continue
-        mine = (rotations[label] * variances[label]) @ rotations[label].T
-        told = axes.T @ uploads.spreads[label].to(axes) @ axes
-        counted = (PRIOR + (images if images > 1 else 0)) / DOUBT
-        share = sent[label] * worth / (sent[label] * worth + counted)
-        change = share * (told - seen @ mine @ seen.T - rest)
-        values, rotations[label] = torch.linalg.eigh(mine + follow @ change @ follow.T)
+        before = (rotations[label] * variances[label]) @ rotations[label].T
+        mine = seen @ before @ seen.T + rest
+        everybody = axes.T @ uploads.spreads[label].to(axes) @ axes
+        theirs = mine + (everybody - mine) * count / others
+        worth = clean / (clean / others + (sent - clean) * count / others**2)
+        share = worth / (worth + (PRIOR + (images if images > 1 else 0)) / DOUBT)
+        change = share * (theirs - mine)
+        values, rotations[label] = torch.linalg.eigh(before + follow @ change @ follow.T)
         variances[label] = values.clamp_min(0)
     return variances, rotations

@@ -48,17 +48,21 @@ def shares(own: ClassGaussian, base: LinearGaussian, start: float, signal: float
     return np.asarray(gone @ own.directions.T / way)
 
 
-@given(st.floats(1e-4, 0.9), st.floats(0.02, 0.98), st.integers(1, 10**6))
+@given(st.floats(1e-4, 0.9), st.floats(0.02, 0.98), st.integers(9, 10**6))
 def test_the_uploads_have_their_best_share_in_the_samples(start: float, signal: float, count: int) -> None:
-    """Of the hand-off the personal half follows f, so f times the share handed over is the best one or f."""
+    """Of the hand-off the personal half follows f, so f times the share handed over is the best one or f.
+
+    Eight of the uploads are its own: N / (N - 8) times as far off as the mean of all is that of the others.
+    """
     own = ClassGaussian(1, SHAPE)
     own.directions.copy_(torch.eye(VALUES))
     own.common.copy_(torch.linspace(0.01, 2, VALUES))
     own.counts.fill_(8)
-    found = shares(own, pooled((count,)), start, signal)[0]
+    others = count - 8
+    found = shares(own, pooled((count,)), start, signal)[0] * others / count
     variance = np.asarray(own.spread()).astype(np.float64)[:-1]
     follow = np.sqrt(variance / (variance + 1 / signal - 1))
-    errors = 2 * variance / 8, (variance + 1 / start - 1) / count
+    errors = 2 * variance / 8, variance / others + (1 / start - 1) * count / others**2
     best = errors[0] / (errors[0] + errors[1])
     np.testing.assert_allclose(follow * found, np.minimum(best, follow), rtol=1e-3, atol=1e-5)
 
@@ -74,6 +78,8 @@ def test_who_has_nothing_says_nothing(own_images: LabelledImages) -> None:
     found, before = covariance(both), covariance(own)
     assert torch.equal(found[1], before[1]) and not torch.allclose(found[0], before[0], rtol=0.01)
     assert float(torch.linalg.eigvalsh(found).min()) > -1e-5
+    one = pooled((0.0, 0.0, 0.0, 1.0))  # a single upload tells of no covariance
+    assert torch.equal(covariance(joined(own, one, centre, 0.4, 0.5)), before)
     # Uploads that are all noise change nothing where there are images, and it all stays finite.
     noise = joined(own, uploads, centre, 1e-12, 0.5)
     assert torch.allclose(noise.means[:3], own.means[:3], atol=1e-6) and noise.means.isfinite().all()
@@ -146,8 +152,14 @@ def test_nothing_changes_where_uploads_say_the_same(monkeypatch: pytest.MonkeyPa
     wanted = seen @ back @ more @ back.T @ seen
     changed = covariance(both) - covariance(own)
     torch.testing.assert_close(changed, wanted, atol=0.01 * float(wanted.max()), rtol=0)
-    uploads.counts.fill_(1)  # an upload alone tells of no covariance
-    assert torch.equal(joined(own, uploads, torch.zeros(shape), 0.5, 0.5).variances, own.variances)
+
+
+def test_own_uploads_tell_nothing_new(own_images: LabelledImages) -> None:
+    own = fitted(own_images)
+    uploads, _ = world(own, (60.0, 8.0, 1.0, 0.0), VALUES)  # one of the second class was not sent
+    both = joined(own, uploads, torch.zeros(SHAPE), 0.9, 0.5)
+    for name, moments in own.named_buffers():
+        assert torch.equal(getattr(both, name), moments), name
 
 
 def world(own: ClassGaussian, counts: tuple[float, ...], rank: int) -> tuple[LinearGaussian, torch.Tensor]:
@@ -171,12 +183,18 @@ def test_every_entry_of_a_covariance_is_weighted_by_images(
     found = covariance(joined(own, uploads, torch.zeros(SHAPE), start, 0.5)).double().numpy()
     noise, spread = (1 - start) / start, own.spread()[:-1].double().numpy()
     axes = own.directions.double().numpy()
-    worth = sent * np.outer(spread / (spread + noise), spread / (spread + noise))
+    clean, noisy = np.outer(spread, spread), np.outer(spread + noise, spread + noise)
     for label, images in enumerate(own.counts.tolist()):
-        counted = (2 + (images if images > 1 else 0)) / 2
-        mine, theirs = (
+        others = sent - images
+        mine, everybody = (
             axes @ np.asarray(one[label]).astype(float) @ axes.T for one in (covariance(own), told)
         )
+        if others < 1:
+            np.testing.assert_array_equal(found[label], covariance(own)[label].double())
+            continue
+        theirs = (sent * everybody - images * mine) / others
+        worth = clean / (clean / others + (noisy - clean) * sent / others**2)
+        counted = (2 + (images if images > 1 else 0)) / 2
         mean = (counted * mine + worth * theirs) / (counted + worth)
         values, vectors = np.linalg.eigh(mean)
         wanted = axes.T @ (vectors * values.clip(0)) @ vectors.T @ axes
