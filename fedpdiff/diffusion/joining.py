@@ -108,8 +108,9 @@ def _covariances(
 
     Uploads tell of the coarse directions alone. Along the axes of the common covariance there each entry is
     the mean of three, weighted by images: n own ones and the common covariance, ``PRIOR`` images, both
-    through ``DOUBT``, and as many as l_i l_j over the error says that the others are worth. What that changes
-    along the axes goes on to other directions by the common covariance, as in a regression on them.
+    through ``DOUBT`` (without own ones the common one as it is), and as many as l_i l_j over the error says
+    that the others are worth. What that changes along the axes goes on to other directions by the common
+    covariance, as in a regression on them.
     """
     common, beyond = spread[:-1], spread[-1]
     across = uploads.coarse.to(own.directions) @ own.directions.T
@@ -129,7 +130,8 @@ def _covariances(
         everybody = axes.T @ uploads.spreads[label].to(axes) @ axes
         theirs = mine + (everybody - mine) * count / others
         worth = clean / (clean / others + (sent - clean) * count / others**2)
-        share = worth / (worth + (PRIOR + (images if images > 1 else 0)) / DOUBT)
+        counted = (PRIOR + images) / DOUBT if images > 1 else PRIOR
+        share = worth / (worth + counted)
         change = share * (theirs - mine)
         values, rotations[label] = torch.linalg.eigh(before + follow @ change @ follow.T)
         variances[label] = values.clamp_min(0)
