@@ -91,17 +91,20 @@ def distances(spectrum: Spectrum, noise: Noise, few: int, pooled: float) -> Dist
     few
         Images of the class at the client, at least 1.
     pooled
-        Uploads of the class, from all clients.
+        Uploads of the class, from all clients, at least ``few``. Those of the own images are no news.
     """
     within, nothing = spectrum.within, np.zeros_like(spectrum.within)
     own = _clean(spectrum, few)
     everything = _clean(spectrum, pooled)
-    error = (within + noise.upload) / pooled
+    others = max(pooled - few, 1e-9)
+    amplified = 1 / (1 - min(few / pooled, 1 - 1e-9))  # N / (N - n): the noise on own uploads counts as well
+    error = (within + noise.upload * amplified) / others
     own_error = DOUBT * within / few
     follow, follow_upload = (np.sqrt(within / (within + s2)) for s2 in (noise.hand_off, noise.upload))
     share = np.minimum(follow, own_error / (own_error + error))
     coarse = np.arange(len(within)) < COARSE
-    worth = np.where(coarse, pooled * (within / (within + noise.upload)) ** 2, 1e-12)
+    seen = within**2 / (within**2 + ((within + noise.upload) ** 2 - within**2) * amplified)
+    worth = np.where(coarse, others * seen, 1e-12)
     shape = follow**2 / (1 + (few + SHARED) / worth)
     theirs = _Given(share, error, shape, _shape_error(spectrum, worth))
     best = _Given(follow, nothing, np.where(coarse, follow**2, 0), nothing)

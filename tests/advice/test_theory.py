@@ -65,15 +65,19 @@ def experiment(
     rng, size = np.random.default_rng(4), len(spectrum.within)
     within, totals = spectrum.within, np.zeros(3)
     follow = np.sqrt(within / (within + noise))
-    error = (within + noise) / pooled
+    others = pooled - few
+    error = within / others + noise * pooled / others**2
     handed = np.minimum(1, 1 / (1 + error * few / (DOUBT * within)) / follow)
-    worth = pooled * np.outer(within / (within + noise), within / (within + noise))
+    clean, noisy = np.outer(within, within), np.outer(within + noise, within + noise)
+    worth = clean / (clean / others + (noisy - clean) * pooled / others**2)
     for _ in range(repeats):
         truth = Gaussian(rng.normal(size=size) * np.sqrt(spectrum.between), np.diag(within))
-        personal = fit(truth.draw(few, rng))
-        uploads = fit(truth.noisy(noise**0.5).draw(pooled, rng))
-        shape = (few * personal.cov + worth * (uploads.cov - noise * np.eye(size))) / (few + worth)
-        joined = Gaussian(personal.mean + handed * (uploads.mean - personal.mean), shape)
+        images = truth.draw(pooled, rng)
+        personal = fit(images[:few])
+        uploads = fit(images + noise**0.5 * rng.normal(size=images.shape))
+        change = (uploads.cov - noise * np.eye(size) - personal.cov) * pooled / others
+        shape = personal.cov + worth / (few + worth) * change
+        joined = Gaussian(personal.mean + handed * (uploads.mean - personal.mean) * pooled / others, shape)
         hints = (joined.noisy(noise**0.5), truth.noisy(noise**0.5))
         samples = [personal, *(two_stage(hint, personal, noise**0.5, "ddim") for hint in hints)]
         totals += [w2_squared(one, truth) for one in samples]
@@ -105,8 +109,10 @@ def test_more_of_anything_is_never_worse() -> None:
 
     gains = [gain(noise, 100.0) for noise in (1e4, 10, 1, 0.1, 1e-3)]
     assert gains == sorted(gains) and gains[-1] - gains[0] > 0.3
-    gains = [gain(0.1, pooled) for pooled in (1, 10, 100, 1e6, math.inf)]
+    gains = [gain(0.1, pooled) for pooled in (20, 100, 1e6, math.inf)]
     assert gains == sorted(gains)
+    assert gain(0.1, 5) == 0  # all of them its own
+    assert gain(0.1, 10) > -0.03  # doubting the own mean costs that at most
     costs = [distances(spectrum, Noise(1, 1, 1), few, 1e4).local for few in (1, 5, 50, 5000)]
     assert costs == sorted(costs, reverse=True)
     found = distances(spectrum, Noise(1e12, 1e12, 1e12), 5, 100)
