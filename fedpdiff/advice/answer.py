@@ -22,7 +22,7 @@ Limit = Literal["personal", "uploads", "need"]
 EPSILONS = (1.0, 3.0, 10.0, 30.0, 100.0)
 MINORITIES = (0, 3, 8, 20, 50, 200)
 REACHED = 0.8
-"""Share of the best possible gain that trained networks reach (docs/advice.md has what was measured)."""
+"""Share of the best possible that trained networks reach (docs/advice.md has what was measured)."""
 _GAINS = {"yes": 0.1, "a little": 0.05, "hardly": 0.02}  # from which the words are used
 _RECOGNISED = {"yes": 0.8, "a little": 0.5, "hardly": 0.25}
 _SMALL_COST = 0.02  # share of a class's own variance: so little that samples look no different
@@ -47,7 +47,8 @@ class Outcome:
     cost
         Squared distance of local-only to the truth, as a share of the class's own variance.
     recognised, recognised_endless
-        Without an image of the class at the client: share of samples recognised as the class.
+        Without an image of the class at the client: share of samples that are expected to be recognised as
+        the class.
     """
 
     gain: float | None = None
@@ -94,7 +95,10 @@ def predict(question: Question) -> Outcome:
     noise, _ = question.noise()
     spectrum, pooled = question.spectrum, question.pooled
     if question.minority == 0:
-        share, endless = (recognised(spectrum, noise, n, question.classes) for n in (pooled, math.inf))
+        best = (recognised(spectrum, noise, n, question.classes) for n in (pooled, math.inf))
+        share, endless = (
+            REACHED * at + (1 - REACHED) / question.classes for at in best
+        )  # the rest by guessing
         return Outcome(recognised=share, recognised_endless=endless)
     found = distances(spectrum, noise, question.minority, pooled)
     best = found.gain(found.pfdm)
