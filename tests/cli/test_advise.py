@@ -15,8 +15,7 @@ ASKED = ["advise", "--epsilon", "10", "--images", "60000", "--minority", "5", "-
 def test_words_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(ASKED) == 0
     text = capsys.readouterr().out
-    assert text.startswith("No, collaborating will not pay. Expect the distance of rare classes")
-    assert "The personal network is the limit" in text
+    assert text.startswith("Yes, collaborating will pay. Expect the distance of rare classes")
     assert text.index("Asked: epsilon = 10") < text.index("signal-to-noise") < text.index("expected gain")
     assert "Warning: delta 1e-05 is above" in text  # 30,000 images of one client
 
@@ -24,7 +23,7 @@ def test_words_come_first(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ASKED, "--json", "--delta", "1e-6", "--classes", "20", "--clients", "4"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["verdict"] == "no" and found["limit"] == "uploads"
+    assert found["verdict"] == "yes" and found["limit"] is None
     assert found["question"] == {
         "epsilon": 10.0, "images": 60000, "minority": 5, "shape": [28, 28, 1], "delta": 1e-6, "classes": 20,
         "clients": 4,
