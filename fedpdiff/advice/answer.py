@@ -95,10 +95,11 @@ def predict(question: Question) -> Outcome:
     noise, _ = question.noise()
     spectrum, pooled = question.spectrum, question.pooled
     if question.minority == 0:
-        best = (recognised(spectrum, noise, n, question.classes) for n in (pooled, math.inf))
         share, endless = (
-            REACHED * at + (1 - REACHED) / question.classes for at in best
-        )  # the rest by guessing
+            REACHED * recognised(spectrum, noise, uploads, question.classes)
+            + (1 - REACHED) / question.classes
+            for uploads in (pooled, math.inf)
+        )  # what is not reached is right by chance
         return Outcome(recognised=share, recognised_endless=endless)
     found = distances(spectrum, noise, question.minority, pooled)
     best = found.gain(found.pfdm)
