@@ -45,6 +45,8 @@ class RunFolder:
         self.features = root / "server" / "features"
         self.privacy = root / "privacy.json"
         self.error = root / "error.txt"
+        self.table = root / "results.md"
+        self.report = root / "report.html"
         self.participants = root / "participants.json"
         self.pool = root / "server" / "pool.json"
         self.rounds = root / "server" / "rounds.safetensors"
@@ -134,10 +136,21 @@ class RunFolder:
         write_json(self.root / _FORMAT_FILE, {"format": FORMAT})
         # What attacks found in an earlier attempt is not true of this one.
         shutil.rmtree(self.root / "attacks", ignore_errors=True)
-        for left_over in (self.error, self.privacy, self.participants, self.root / "attacks.json"):
+        self.clear()
+        for left_over in (self.participants, self.root / "attacks.json"):
             left_over.unlink(missing_ok=True)
         write_json(self.root / "config.json", config.flat())
         write_json(self.root / "environment.json", environment())
+
+    def clear(self) -> None:
+        """Remove what an attempt that did not finish said of itself."""
+        for left_over in (self.error, self.privacy, self.table, self.report):
+            left_over.unlink(missing_ok=True)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a run has written its table and its report, which is its last act, and no failure."""
+        return self.table.is_file() and self.report.is_file() and not self.error.exists()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -48,10 +48,10 @@ def _run(grid: Grid, config: RunConfig, folder: RunFolder) -> None:
     strategy.start(grid, beside=bounds.compute)
     results = build_results(strategy, tasks, bounds)
     results.write(folder.root)
-    (folder.root / "results.md").write_text(results_table(results), encoding="utf-8")
+    folder.table.write_text(results_table(results), encoding="utf-8")
     write_report(folder.root)
     log.info("%s", results_table(results))
-    log.info("Report: %s", folder.root / "report.html")
+    log.info("Report: %s", folder.report)
 
 
 @contextmanager

@@ -50,15 +50,16 @@ def simulate(app: Path, preset: Preset, overrides: Mapping[str, Value], out: str
     default = f"runs/{preset.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     run_dir = Path(out or overrides.get("run-dir") or default).expanduser().absolute()  # type: ignore[arg-type]
     config = configure(preset, overrides, run_dir)
-    RunFolder(run_dir).check(config)
+    folder = RunFolder(run_dir)
+    folder.check(config)
     console = Console()
     console.print(f"{preset.name}: results go to {run_dir}", highlight=False, soft_wrap=True)
     failure = _launch(app, config, run_dir, console)
     if failure:
         print(f"fedpdiff: the run failed: {failure}", file=sys.stderr)
         return 1
-    print("\n" + (run_dir / "results.md").read_text(encoding="utf-8").strip() + "\n")
-    print(f"Report: {run_dir / 'report.html'}")
+    print("\n" + folder.table.read_text(encoding="utf-8").strip() + "\n")
+    print(f"Report: {folder.report}")
     print(f"Time:   {_minutes(time.monotonic() - began)}")
     return 0
 
@@ -68,9 +69,7 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
     log = run_dir / "flower.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(run_dir)
-    # Of an attempt that did not finish: its failure's page, say.
-    for left_over in (folder.error, folder.privacy, run_dir / "results.md", run_dir / "report.html"):
-        left_over.unlink(missing_ok=True)
+    folder.clear()
     events, privacy = EventReader(run_dir), PrivacyReader(run_dir)
     with display(console) as shown:
 
@@ -83,11 +82,11 @@ def _launch(app: Path, config: RunConfig, run_dir: Path, console: Console) -> st
         try:
             federation = _federation(config, log, shown.say)
             status = run_flower(
-                app, config.flat(), federation, log, on_wait, config.threads, lambda: _is_complete(folder)
+                app, config.flat(), federation, log, on_wait, config.threads, lambda: folder.complete
             )
         except RunError as error:
             return str(error)
-    if status == COMPLETED and _is_complete(folder):
+    if status == COMPLETED and folder.complete:
         return ""
     return _cause(run_dir, log, status)
 
@@ -102,12 +101,6 @@ def _federation(config: RunConfig, log: Path, say: Callable[[str], None]) -> dic
     say(why)
     named = config.device not in ("auto", "cuda")  # Ray would hide it, or call it cuda:0
     return federation_settings(config.clients, 0 if named else gpus, gpus * per_gpu)
-
-
-def _is_complete(folder: RunFolder) -> bool:
-    """Return whether the server has written the report, which is its last act, and of no failure."""
-    written = (folder.root / name for name in ("results.md", "report.html"))
-    return all(path.is_file() for path in written) and not folder.error.exists()
 
 
 class PrivacyReader:
