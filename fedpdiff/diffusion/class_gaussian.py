@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from fedpdiff.diffusion.moments import blocks, class_means, principal_directions, signal_and_noise
+from fedpdiff.diffusion.moments import class_means, class_scatter, principal_directions, signal_and_noise
 from fedpdiff.types import LabelledImages
 
 RANK = 256
@@ -98,17 +98,10 @@ class ClassGaussian(nn.Module):
         means = class_means(pixels, labels, counts, values)
         free = max(1, len(labels) - int((counts > 0).sum()))  # degrees of freedom within classes
         spread, directions = principal_directions(pixels, labels, means, rank, free, generator)
-        total, own = 0.0, torch.zeros(len(means), rank, rank)
-        for rows in blocks(len(labels), values):
-            offset = pixels[rows].flatten(1) - means[labels[rows]]
-            total += float(offset.double().square().sum()) / free
-            along = offset @ directions
-            for label in labels[rows].unique().tolist():
-                some = along[labels[rows] == label]
-                own[label] += some.T @ some
+        products, squares = class_scatter(pixels, labels, means, directions.T)
         common = spread.clamp_min(0)
         for label, count in enumerate(counts.tolist()):
-            mine = own[label] / max(1.0, count - 1)
+            mine = products[label].float() / max(1.0, count - 1)
             share = count / (count + PRIOR) if count > 1 else 0.0
             variances, rotation = torch.linalg.eigh(share * mine + (1 - share) * common.diag())
             self.variances[label], self.rotations[label] = variances.clamp_min(0), rotation
@@ -116,7 +109,7 @@ class ClassGaussian(nn.Module):
         self.counts.copy_(counts)
         self.directions.copy_(directions.T)
         self.common.copy_(common)
-        self.rest.fill_(max(0.0, total - float(common.sum())) / max(1, values - rank))
+        self.rest.fill_(max(0.0, squares / free - float(common.sum())) / max(1, values - rank))
 
     def having(self, **moments: torch.Tensor) -> ClassGaussian:
         """Return the same with these buffers, by name, instead; what is not named is not copied."""

@@ -48,7 +48,8 @@ def joined(
     Parameters
     ----------
     own
-        Of the client's images, in pixels.
+        Of the client's images, in pixels. All of them are taken to be among the uploads; for an exact copy,
+        which is not uploaded, a little too much is taken off what the others tell.
     uploads
         Of clipped images around the centre. That clipping makes them smaller is not made up for.
     centre
@@ -58,27 +59,29 @@ def joined(
     signal
         abar of the level at which the personal half takes over.
     """
-    spread = own.spread()
+    spread, noise = own.spread(), (1 - start) / start
+    everybody = uploads.means.to(own.means) + centre.to(own.means).flatten()
+    sent = uploads.counts.to(own.counts).view(-1, 1)
     # A context of mixed precision is meant for networks.
     with torch.autocast(own.means.device.type, enabled=False):
         if spread is None:  # nothing is known of how far own moments err
-            theirs = uploads.means.to(own.means) + centre.to(own.means).flatten()
-            known = (uploads.counts.to(own.counts) > own.counts).view(-1, 1)
-            return own.having(means=torch.where(known, theirs, own.means))
-        variances, rotations = _covariances(own, uploads, spread, (1 - start) / start)
-        means = _means(own, uploads, centre, spread, (1 - start) / start, (1 - signal) / signal)
+            return own.having(means=torch.where(sent > own.counts.view(-1, 1), everybody, own.means))
+        variances, rotations = _covariances(own, uploads, spread, noise)
+        means = _means(own, everybody, sent, spread, noise, (1 - signal) / signal)
         return own.having(means=means, variances=variances, rotations=rotations)
 
 
 def _means(
     own: ClassGaussian,
-    uploads: LinearGaussian,
-    centre: torch.Tensor,
+    everybody: torch.Tensor,
+    sent: torch.Tensor,
     spread: torch.Tensor,
     noise: float,
     below: float,
 ) -> torch.Tensor:
-    """Return the class means (K, d); ``noise``, ``below``: s2 of the uploads and of the hand-off.
+    """Return the class means (K, d), from those of all uploads (K, d) and their numbers (K, 1).
+
+    ``noise``, ``below``: s2 of the uploads and of the hand-off.
 
     In a direction of variance l the own mean errs by e_o = ``DOUBT`` l / n and that of the others by
     e_s = l / (N - n) + s2 N / (N - n)^2. Its best share in the samples is e_o / (e_o + e_s). The personal
@@ -86,8 +89,7 @@ def _means(
     f = sqrt(l / (l + s2_h)) and adds the rest from its own images (Theorem 5.2 of PFDM, direction by
     direction). So of the mean that is handed over the others make e_o / (e_o + e_s) / f, at most all of it.
     """
-    everybody = uploads.means.to(own.means) + centre.to(own.means).flatten()
-    images, sent = own.counts.view(-1, 1), uploads.counts.to(own.counts).view(-1, 1)
+    images = own.counts.view(-1, 1)
     others = (sent - images).clamp_min(0)
     error_own = DOUBT * spread / images  # of no image: infinite
     error_theirs = spread / others + noise * sent / others**2  # of no upload: infinite

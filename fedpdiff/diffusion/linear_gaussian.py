@@ -20,8 +20,8 @@ from torch import nn
 
 from fedpdiff.diffusion.batches import Images
 from fedpdiff.diffusion.moments import (
-    blocks,
     class_means,
+    class_scatter,
     coarse_directions,
     principal_directions,
     signal_and_noise,
@@ -108,12 +108,7 @@ class LinearGaussian(nn.Module):
         self, uploads: Images, labels: torch.Tensor, means: torch.Tensor, start: float
     ) -> torch.Tensor:
         """Return each class's covariance along the coarse directions, zero for fewer than two uploads."""
-        products = torch.zeros(self.spreads.shape, dtype=torch.float64)
-        for rows in blocks(len(labels), means.shape[1]):
-            along = ((uploads[rows].flatten(1) - means[labels[rows]]) @ self.coarse.T).double()
-            for label in labels[rows].unique().tolist():
-                some = along[labels[rows] == label]
-                products[label] += some.T @ some
+        products, _ = class_scatter(uploads, labels, means, self.coarse)
         counts = torch.bincount(labels, minlength=len(means)).view(-1, 1, 1)
         noise = (1 - start) * torch.eye(len(self.coarse))
         found = (products / (counts - 1).clamp_min(1) - noise) / start

@@ -58,11 +58,30 @@ def principal_directions(
     return eigenvalues.flip(0), basis @ vectors.flip(1)
 
 
+def class_scatter(
+    images: Images, labels: torch.Tensor, means: torch.Tensor, directions: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Return what the images of each class differ by from its mean, summed over them.
+
+    Products along the directions, float64 (K, R, R), and all squares. ``directions``: (R, d), orthonormal.
+    """
+    products = torch.zeros(len(means), len(directions), len(directions), dtype=torch.float64)
+    squares = 0.0
+    for rows in blocks(len(labels), means.shape[1]):
+        offset = images[rows].flatten(1).float() - means[labels[rows]]
+        squares += float(offset.double().square().sum())
+        along = (offset @ directions.T).double()
+        for label in labels[rows].unique().tolist():
+            some = along[labels[rows] == label]
+            products[label] += some.T @ some
+    return products, squares
+
+
 def coarse_directions(image_shape: tuple[int, int, int], count: int) -> torch.Tensor:
     """Return the directions of lowest frequency, orthonormal, float32 (``count``, C H W).
 
-    They are those of the discrete cosine transform over channels, rows and columns. Most of what images of
-    any kind differ by lies along them, and everybody knows them.
+    They are those of the discrete cosine transform over channels, rows and columns, which everybody knows;
+    images differ along them more than along others.
     """
     waves = [scipy.fft.dct(np.eye(size), norm="ortho", axis=0) for size in image_shape]
     places = itertools.product(*(range(size) for size in image_shape))
