@@ -24,6 +24,8 @@ COLOURS = {
     "centralised": "#00805c",
     "quiet": "#868c93",
 }
+BOUNDS = {"local-only": COLOURS["local"], "centralised": COLOURS["centralised"]}
+"""Methods that others are measured against."""
 CYCLE = (
     *(COLOURS[name] for name in ("pfdm", "local", "centralised", "global", "oracle")),
     *("#8a6d1f", "#5b5fc7", "#c2413b", "#4a8f9c", "#6b7178"),

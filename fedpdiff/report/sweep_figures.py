@@ -8,14 +8,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from fedpdiff.report.style import COLOURS, CYCLE, figure, save, styled
+from fedpdiff.report.style import BOUNDS, COLOURS, CYCLE, figure, save, styled
 from fedpdiff.report.sweep_rows import BUDGETS, GROUPS, VARIANT, Row, Spread, SweepRows
 from fedpdiff.report.sweep_sheet import draw_sheet
 from fedpdiff.report.sweep_variants import draw_variants
 from fedpdiff.report.sweep_words import name
 from fedpdiff.results import Group
-
-_LINES = {"local-only": COLOURS["local"], "centralised": COLOURS["centralised"]}
 
 
 def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
@@ -23,7 +21,7 @@ def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
     drawn: list[tuple[Path | None, str]] = []
     if (sheet := draw_sheet(sweep, folder / "samples.png")) is not None:
         drawn.append(sheet)
-    if len({row.method for row in sweep.rows} - set(_LINES)) > 1:
+    if len({row.method for row in sweep.rows} - set(BOUNDS)) > 1:
         caption = (
             "Frechet distance by method and group of classes, mean and spread over seeds; lower is better."
         )
@@ -182,16 +180,16 @@ def _curves(sweep: SweepRows, rows: Sequence[Row], along: Sequence[str]) -> list
         keys = [key for key in sweep.varied if key not in (*along, "method") and key in row.point]
         title = ", ".join([row.title, *(f"{key} {row.point[key]}" for key in keys)])
         curves.setdefault(title, []).append(row)
-    spare = [colour for colour in CYCLE if colour not in _LINES.values()]
+    spare = [colour for colour in CYCLE if colour not in BOUNDS.values()]
     return [
-        (title, some, _LINES.get(some[0].method, spare[place % len(spare)]))
+        (title, some, BOUNDS.get(some[0].method, spare[place % len(spare)]))
         for place, (title, some) in enumerate(curves.items())
     ]
 
 
 def _level_lines(axes: Axes, sweep: SweepRows, group: Group, drawn: Sequence[Row]) -> None:
     """Draw local-only and centralised as lines with their spread, where the points do not hold them."""
-    for method, colour in _LINES.items():
+    for method, colour in BOUNDS.items():
         rows = [row for row in sweep.rows if row.method == method]
         if any(row in drawn for row in rows):
             continue
@@ -245,4 +243,4 @@ def _number(value: float, _: object = None) -> str:
 
 
 def _colour(row: Row) -> str:
-    return CYCLE[0] if row.method == "pfdm" else _LINES.get(row.method, COLOURS["quiet"])
+    return CYCLE[0] if row.method == "pfdm" else BOUNDS.get(row.method, COLOURS["quiet"])

@@ -164,19 +164,19 @@ def _bounds(rows: Sequence[Row]) -> list[Row]:
 
 
 def _once(bounds: Sequence[Row]) -> list[Row]:
-    """Return rows of bounds, those that differ in the budget alone as one: they do not depend on it."""
-    found: dict[str, Row] = {}
+    """Return the rows of bounds, those that say the same at every budget as one: they do not depend on it."""
+    together: dict[str, list[Row]] = {}
     for row in bounds:
-        point = {key: value for key, value in row.point.items() if key not in BUDGETS}
-        key = json.dumps([row.method, point])
-        known = found.get(key)
-        if known is None:
-            found[key] = row
-        elif known.scores == row.scores:
-            found[key] = replace(known, point=point)
-        else:  # runs of other seeds, or in other feature spaces
-            found[json.dumps([row.method, row.point])] = row
-    return list(found.values())
+        together.setdefault(json.dumps([row.method, _beside_budget(row)]), []).append(row)
+    found = []
+    for rows in together.values():  # unequal: of other seeds, or in other feature spaces
+        same = all(row.scores == rows[0].scores for row in rows)
+        found += [replace(rows[0], point=_beside_budget(rows[0]))] if same and len(rows) > 1 else rows
+    return found
+
+
+def _beside_budget(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in row.point.items() if key not in BUDGETS}
 
 
 def _row(runs: Sequence[Run], everything: Sequence[Run]) -> Row:

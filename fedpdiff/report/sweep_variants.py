@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
-from fedpdiff.report.style import COLOURS, figure, save, styled
+from fedpdiff.report.style import BOUNDS, COLOURS, figure, save, styled
 from fedpdiff.report.sweep_rows import GROUPS, VARIANT, Row, SweepRows
 from fedpdiff.results import Group
-
-_BOUNDS = {"local-only": COLOURS["local"], "centralised": COLOURS["centralised"]}
 
 
 @styled
@@ -36,8 +34,8 @@ def draw_variants(sweep: SweepRows, path: Path) -> tuple[Path, str] | None:
         for row in sweep.rows:
             if row.method == "local-only" and row.point.get(VARIANT) in names:
                 _point(axes, row, group, names, COLOURS["local"], "|")
-            elif row.method in _BOUNDS and VARIANT not in row.point and (group, "frechet") in row.scores:
-                axes.axvline(row.scores[group, "frechet"].mean, color=_BOUNDS[row.method], lw=1, ls="--")
+            elif row.method in BOUNDS and VARIANT not in row.point and (group, "frechet") in row.scores:
+                axes.axvline(row.scores[group, "frechet"].mean, color=BOUNDS[row.method], lw=1, ls="--")
         axes.set_yticks(range(len(names)), names if place == 0 else [])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(left=0)
@@ -70,5 +68,5 @@ def _key(shades: Mapping[float, str]) -> list[Line2D]:
     alone = Line2D(
         [], [], marker="|", ls="", ms=10, mew=1.6, color=COLOURS["local"], label="local-only there"
     )
-    lines = [Line2D([], [], ls="--", lw=1, color=colour, label=name) for name, colour in _BOUNDS.items()]
+    lines = [Line2D([], [], ls="--", lw=1, color=colour, label=name) for name, colour in BOUNDS.items()]
     return [*points, alone, *lines]

@@ -162,17 +162,23 @@ def test_pfdms_own_bounds_stand_in_where_the_sweep_has_none(tmp_path: Path) -> N
 
 def test_a_bound_of_several_budgets_is_one_row(tmp_path: Path) -> None:
     """As long as they say the same; of other seeds they need not."""
-    seeds = {1.0: (1, 2), 10.0: (1, 2), 100.0: (1,)}
-    runs = [
-        write_run(tmp_path, {"method": "pfdm", "epsilon": epsilon}, seed, {"pfdm": 4.0, "local": 5.0 + seed})
-        for epsilon, some in seeds.items()
-        for seed in some
-    ]
-    sweep = write_plan(tmp_path, runs)
-    alone = [
-        (row.point.get("epsilon"), row.minority.mean) for row in sweep.rows if row.method == "local-only"
-    ]
-    assert alone == [(None, 6.5), (100.0, 6.0)]
+
+    def alone(folder: str, seeds: Mapping[float, tuple[int, ...]]) -> list[tuple[float | None, float]]:
+        runs = [
+            write_run(tmp_path / folder, {"method": "pfdm", "epsilon": epsilon}, seed,
+                      {"pfdm": 4.0, "local": 5.0 + seed})
+            for epsilon, some in seeds.items()
+            for seed in some
+        ]  # fmt: skip
+        rows = write_plan(tmp_path / folder, runs).rows
+        return [
+            (row.point.get("epsilon"), row.minority.mean)
+            for row in rows
+            if row.method == "local-only" and row.minority
+        ]
+
+    assert alone("same", {1.0: (1, 2), 10.0: (1, 2)}) == [(None, 6.5)]
+    assert alone("other", {1.0: (1, 2), 10.0: (1, 2), 100.0: (1,)}) == [(1.0, 6.5), (10.0, 6.5), (100.0, 6.0)]
 
 
 def test_variants_are_drawn_one_below_the_other(tmp_path: Path) -> None:
