@@ -97,7 +97,7 @@ def distances(spectrum: Spectrum, noise: Noise, few: int, pooled: float) -> Dist
     own = _clean(spectrum, few)
     everything = _clean(spectrum, pooled)
     others = max(pooled - few, 1e-9)
-    amplified = 1 / (1 - min(few / pooled, 1 - 1e-9))  # N / (N - n): the noise on own uploads counts as well
+    amplified = 1 + few / others  # N / (N - n): the noise on own uploads counts as well
     error = (within + noise.upload * amplified) / others
     own_error = DOUBT * within / few
     follow, follow_upload = (np.sqrt(within / (within + s2)) for s2 in (noise.hand_off, noise.upload))
@@ -108,12 +108,13 @@ def distances(spectrum: Spectrum, noise: Noise, few: int, pooled: float) -> Dist
     shape = follow**2 / (1 + (few + SHARED) / worth)
     theirs = _Given(share, error, shape, _shape_error(spectrum, worth))
     best = _Given(follow, nothing, np.where(coarse, follow**2, 0), nothing)
+    none = _Given(nothing, nothing, nothing, nothing)
     return Distances(
-        local=_distance(spectrum, own, _Given(nothing, nothing, nothing, nothing)),
+        local=_distance(spectrum, own, none),
         pfdm=_distance(spectrum, own, theirs),
         endless=_distance(spectrum, own, best),
         oracle=_distance(spectrum, own, _Given(follow_upload, nothing, follow_upload**2, nothing)),
-        centralised=_distance(spectrum, everything, _Given(nothing, nothing, nothing, nothing)),
+        centralised=_distance(spectrum, everything, none),
     )
 
 
@@ -132,6 +133,7 @@ class _Given:
 
 
 def _distance(spectrum: Spectrum, own: _Knowledge, given: _Given) -> float:
+    """Return the distance to the truth of samples of who knows this, and was given that."""
     pulled = ((1 - given.mean) * (1 - own.kept)) ** 2 * spectrum.between
     mean = pulled + (1 - given.mean) ** 2 * own.mean + given.mean**2 * given.mean_error
     shape = (1 - given.shape) ** 2 * own.variance + given.shape**2 * given.shape_error
