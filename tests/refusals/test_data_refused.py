@@ -105,7 +105,11 @@ def test_a_path_that_cannot_be_one_is_refused_in_words(path: str) -> None:
 
 
 @pytest.mark.parametrize("data", ["~a-user-that-is-not-there/x", "/" + "x" * 5000, "../../x", "C:\\images"])
-def test_a_runs_path_that_cannot_be_one_is_refused_in_words(data: str) -> None:
+def test_a_runs_path_that_cannot_be_one_is_refused_in_words(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "deeper")  # what lies beside the checkout is not known
     node = NodeConfig.parse({"partition-id": 0, "num-partitions": 2})
     with pytest.raises(DataError, match=r"^data = .*looks like a path, but nothing is there"):
         load_client(RunConfig.parse({"data": data}), node)
