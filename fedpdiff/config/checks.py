@@ -19,7 +19,7 @@ _SIZE_MULTIPLE = {
 
 def impossible_combinations(config: RunConfig) -> list[str]:
     """Return one line per problem; each names the settings, their values, and what to do."""
-    groups = (_clients, _method, _workers, _data, _partition, _privacy, _levels, _evaluation)
+    groups = (_clients, _method, _device, _data, _partition, _privacy, _levels, _evaluation)
     return [problem for group in groups for problem in group(config)]
 
 
@@ -53,10 +53,13 @@ def _method(config: RunConfig) -> list[str]:
     return problems
 
 
-def _workers(config: RunConfig) -> list[str]:
+def _device(config: RunConfig) -> list[str]:
+    problems = []
+    if config.compile and config.device == "cpu":
+        problems.append('compile = true with device = "cpu": only GPUs compile networks; set it to false')
     if config.global_workers == 1:
-        return []
-    given, problems = f"global-workers = {config.global_workers}", []
+        return problems
+    given = f"global-workers = {config.global_workers}"
     if config.method != "pfdm":
         problems.append(
             f'{given} with method = "{config.method}": only pfdm has a global training; set it to 1'

@@ -112,6 +112,7 @@ class RunConfig(Settings):
     ema_decay: float = setting(0.995, "a number from 0 to below 1", ge=0, lt=1)
     gradient_clip: float = setting(1.0, "a number above 0", gt=0, allow_inf_nan=False)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "auto, float32 or bfloat16")
+    compile: bool = setting(False, "true or false")
     global_workers: int = setting(1, "a whole number from 1 to 64", ge=1, le=64)
     checkpoint_every: int = setting(0, "a whole number of at least 0 (0 = none)", ge=0)
     sampler: Literal["dpm-solver++", "ddim", "ddpm"] = setting("dpm-solver++", "dpm-solver++, ddim or ddpm")

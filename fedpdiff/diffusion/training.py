@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from diffusers.training_utils import EMAModel
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.checkpoint import load_checkpoint, save_checkpoint
+from fedpdiff.diffusion.evaluated import WORTH_CAPTURING, Evaluate, Evaluated, captured
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.team import ALONE, Team
 from fedpdiff.errors import RunError
@@ -46,6 +47,9 @@ class TrainingSettings:
         Run the network under bfloat16 autocast (weights stay float32).
     checkpoint_every
         Steps between checkpoints; 0: none.
+    compiled
+        On a GPU: compile the network first. The weights are the same up to rounding: checkpoints go on with
+        or without.
     """
 
     steps: int
@@ -56,6 +60,7 @@ class TrainingSettings:
     gradient_clip: float
     bfloat16: bool = False
     checkpoint_every: int = 0
+    compiled: bool = field(default=False, repr=False)  # a checkpoint's identity is made of the rest
 
     def checkpoint_after(self, step: int) -> bool:
         """Return whether a checkpoint follows this step, counted from 1; one always follows the last."""
@@ -113,11 +118,11 @@ def train_denoiser(
     DataError
         When the checkpoint is broken.
     RunError
-        When a checkpoint cannot be written, or the loss is no longer finite.
+        When a checkpoint cannot be written, the loss is no longer finite, or the network cannot be compiled.
     """
     device = network.device
     span = range(1, settings.steps + 1) if span is None else span
-    model = team.shared(network.train())
+    evaluated = Evaluated(team.shared(network.train()), settings.bfloat16)
     optimizer = make_optimizer((p for p in network.parameters() if p.requires_grad), settings.learning_rate)
     average = EMAModel(
         network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
@@ -134,10 +139,14 @@ def train_denoiser(
     losses: list[torch.Tensor] = []
     every = max(1, settings.steps // REPORTS)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        evaluate: Evaluate = evaluated
+        if device.type == "cuda" and team.size == 1 and span[-1] - done >= WORTH_CAPTURING:
+            images, _ = batches.draw(settings.batch_size, torch.Generator().manual_seed(0))
+            evaluate = captured(evaluated, images.to(device), settings.compiled)
         for step in range(done + 1, span[-1] + 1):
             # Dropout draws from torch's own stream: the same after a resume, another one in each process.
             torch.manual_seed(seed + step + team.number * settings.steps)
-            loss = _loss(model, chain, batches, settings, generator, base, team)
+            loss = _loss(evaluate, device, chain, batches, settings, generator, base, team)
             if penalty is not None:
                 loss = loss + penalty(network)
             optimizer.zero_grad(set_to_none=True)
@@ -157,7 +166,8 @@ def train_denoiser(
 
 
 def _loss(
-    model: torch.nn.Module,
+    evaluate: Evaluate,
+    device: torch.device,
     chain: Chain,
     batches: Batches,
     settings: TrainingSettings,
@@ -166,16 +176,13 @@ def _loss(
     team: Team,
 ) -> torch.Tensor:
     """Draw a batch, levels and noise, and return the loss of this process's part."""
-    device = next(model.parameters()).device
     start, condition = batches.draw(settings.batch_size, generator)
     t = torch.randint(chain.first, chain.last + 1, (len(start),), generator=generator)
     noise = torch.randn(start.shape, generator=generator)
     start, condition, t, noise = (team.part(whole) for whole in (start, condition, t, noise))
     start, condition, noise = (x.to(device, non_blocking=True) for x in (start, condition, noise))
     x_t = chain.diffuse(start, t, noise)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-        output = model(x_t, (t - 1).to(device), class_labels=condition).sample
-    output = output.float()
+    output = evaluate(x_t, (t - 1).to(device), condition)
     if base is not None:
         output = output + base(x_t, chain.alpha_bar[t], condition)
     return chain.losses(output, start, x_t, t, noise).mean()

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from fedpdiff.config import PFDM, RunConfig
+from fedpdiff.diffusion.evaluated import WORTH_CAPTURING
 from fedpdiff.errors import FedpdiffError, RunError
 from fedpdiff.federation.device import is_out_of_memory, out_of_memory
 from fedpdiff.federation.networks import Trainer, training_settings
@@ -28,8 +29,8 @@ from fedpdiff.methods.base import LocalRound, PrivateTraining
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.types import LabelledImages
 
-STEPS = 3
-"""Gradient steps of the probe: the optimiser's memory comes with the first, the peak with the second."""
+STEPS = WORTH_CAPTURING
+"""Gradient steps of the probe: so many that they are captured, as a client's are, which takes memory too."""
 _READY = "trained"
 
 FreeMemory = Callable[[], list[int]]

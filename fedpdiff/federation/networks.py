@@ -76,6 +76,7 @@ def training_settings(config: RunConfig, steps: int, device: torch.device) -> Tr
         gradient_clip=config.gradient_clip,
         bfloat16=_uses_bfloat16(config.precision, device),
         checkpoint_every=config.checkpoint_every,
+        compiled=config.compile,
     )
 
 

@@ -1,6 +1,7 @@
 """Measure, print the table, write it: python -m simulations.benchmarks [NAME ...]
 
 All together take long, many_clients longest: name those that you want, and run them on a quiet machine.
+Those of a GPU run only where they are named.
 Ratios are of two things measured alternately in the same run. Benchmarks with arguments of their own
 (noise_health.py, upload_attacks.py, upload_memory.py in this folder) are run by themselves.
 """
@@ -28,19 +29,23 @@ BENCHMARKS = (
     "overhead",
     "many_clients",
 )
+GPU_BENCHMARKS = ("training_speed_gpu", "many_small_clients_gpu")
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
 def main() -> int:
     """Run what was named, or all; return 0 whether goals are met or not: the table says it."""
+    known = BENCHMARKS + GPU_BENCHMARKS
     parser = argparse.ArgumentParser(prog="python -m simulations.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(BENCHMARKS):
+    if unknown := set(arguments.names) - set(known):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
+    if set(arguments.names) & set(GPU_BENCHMARKS):
+        machine = f"{_gpu()}, {machine}"
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or BENCHMARKS:
         module = import_module(f"simulations.benchmarks.{name}")
@@ -58,6 +63,14 @@ def main() -> int:
         if hasattr(module, "draw"):
             module.draw(figures, arguments.out / f"{name}.png")
     return 0
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit(f"{', '.join(GPU_BENCHMARKS)} need a GPU, and torch sees none here")
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ RATE, CLIP, DECAY = 1e-3, 1.0, 0.999
 
 
 def stacked(networks: Sequence[UNet2DModel], data: Sequence[CleanImages], settings: TrainingSettings) -> None:
-    """Train all networks at once; their weights are left as they were, which here does not matter."""
+    """Train all networks at once, on their device; they are left as they were, which here does not matter."""
     chain = personal_chain(NoiseSchedule("linear", 1000))
     weights, buffers = torch.func.stack_module_state([network.train() for network in networks])
     parameters = list(weights.values())
@@ -48,7 +48,9 @@ def stacked(networks: Sequence[UNet2DModel], data: Sequence[CleanImages], settin
         return torch.func.functional_call(networks[0], state, (x_t, t), condition).sample
 
     for _ in range(settings.steps):
-        start, t, noise, x_t, labels = _draw(data, chain, settings.batch_size, generators)
+        start, t, noise, x_t, labels = (
+            drawn.to(networks[0].device) for drawn in _draw(data, chain, settings.batch_size, generators)
+        )
         with sdpa_kernel(SDPBackend.MATH):  # the CPU's other kernels have no rule for vmap
             predicted = torch.vmap(output, randomness="different")(weights, x_t, t - 1, labels)
         # The mean over all images is that over each network's, divided by their number.

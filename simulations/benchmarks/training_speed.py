@@ -59,9 +59,26 @@ class _Pictures(Dataset[tuple[torch.Tensor, int]]):
         return self._transform(self._images[index]), self._labels[index]
 
 
-def reference(network: UNet2DModel, loader: DataLoader[tuple[torch.Tensor, int]], steps: int) -> None:
-    """Train for some steps as diffusers' example does."""
+def noise_images(shape: tuple[int, int, int]) -> LabelledImages:
+    """Return images of uniform noise: what they show makes no difference to the time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, *shape), dtype=np.uint8)
+    return LabelledImages(torch.from_numpy(pixels), torch.arange(IMAGES) % CLASSES)
+
+
+def picture_batches(images: LabelledImages, batch: int) -> DataLoader[tuple[torch.Tensor, int]]:
+    """Return the images as the example draws them."""
+    return DataLoader(_Pictures(images, images.images.shape[-1]), batch_size=batch, shuffle=True)
+
+
+def reference(
+    network: UNet2DModel,
+    loader: DataLoader[tuple[torch.Tensor, int]],
+    steps: int,
+    bfloat16: bool = False,
+) -> None:
+    """Train for some steps as diffusers' example does, on the network's device."""
     network.train()
+    device = network.device
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.95, 0.999), weight_decay=1e-6)
     rate = get_cosine_schedule_with_warmup(optimizer, 0, steps)
@@ -69,10 +86,12 @@ def reference(network: UNet2DModel, loader: DataLoader[tuple[torch.Tensor, int]]
     done = 0
     while done < steps:
         for images, labels in loader:
-            noise = torch.randn(images.shape)
-            levels = torch.randint(0, 1000, (len(images),))
+            images, labels = images.to(device), labels.to(device)
+            noise = torch.randn(images.shape, device=device)
+            levels = torch.randint(0, 1000, (len(images),), device=device)
             noisy = scheduler.add_noise(images, noise, levels)
-            output = network(noisy, levels, class_labels=labels).sample
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                output = network(noisy, levels, class_labels=labels).sample
             loss = torch.nn.functional.mse_loss(output.float(), noise.float())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -89,12 +108,9 @@ def reference(network: UNet2DModel, loader: DataLoader[tuple[torch.Tensor, int]]
 def measure(repetitions: int) -> Iterator[Figure]:
     """Yield the figures."""
     for network, size, channels, batch in CASES:
-        generator = np.random.default_rng(0)
-        pixels = generator.integers(0, 256, (IMAGES, channels, size, size), dtype=np.uint8)
-        labels = torch.arange(IMAGES) % CLASSES
-        images = LabelledImages(torch.from_numpy(pixels), labels)
+        images = noise_images((channels, size, size))
         ours, theirs = (build_network(network, (channels, size, size), CLASSES, seed=0) for _ in range(2))
-        loader = DataLoader(_Pictures(images, size), batch_size=batch, shuffle=True)
+        loader = picture_batches(images, batch)
         steps = _steps_in_a_stretch(ours, images, batch)
         found = []
         for _ in range(repetitions):

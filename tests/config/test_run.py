@@ -126,6 +126,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"personal_sampling_steps": 1001}, ["personal-sampling-steps", "1000"]),
         ({"global_workers": 3}, ["global-workers", "batch-size = 64"]),
         ({"global_workers": 2, "device": "cuda:1"}, ["global-workers", "device"]),
+        ({"compile": True, "device": "cpu"}, ["compile", "device"]),
         ({"global_workers": 2, "method": "fedavg"}, ["global-workers", "method"]),
     ],
 )  # fmt: skip

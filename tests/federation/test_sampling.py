@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from fedpdiff.config import RunConfig
 from fedpdiff.federation.agreement import Agreement
 from fedpdiff.federation.networks import Trainer
 from fedpdiff.federation.sampling import Sampler
+from fedpdiff.types import LabelledImages
 
 
 def test_the_precision_is_that_of_sampling_too(
@@ -34,3 +36,23 @@ def test_the_precision_is_that_of_sampling_too(
     assert torch.equal(drawn["auto"], drawn["float32"])
     off = (drawn["bfloat16"] - drawn["float32"]).abs().mean()
     assert 0 < off < 2  # of 256
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_both_halves_train_and_sample_on_a_gpu(
+    run_config: Callable[..., RunConfig], agreement: Agreement
+) -> None:
+    names = tuple(map(str, range(10)))
+    steps = {"personal_steps": 60, "global_steps": 60, "batch_size": 16, "samples_per_class": 2}
+    config = run_config(device="cuda", personal_base="gaussian", global_base="gaussian", **steps)
+    trainer = Trainer(config, agreement.mechanism, agreement.centre, names)
+    generator, labels = torch.Generator().manual_seed(1), torch.arange(200) % 10
+    pixels = torch.randint(0, 256, (200, *config.image_shape), generator=generator, dtype=torch.uint8)
+    personal = trainer.personal(LabelledImages(pixels, labels), ("client-0", "personal"))
+    uploads = torch.randn(200, *config.image_shape, generator=generator)
+    halves = trainer.global_half(uploads, labels), personal
+    assert {half.device.type for half in halves} == {"cuda"}
+    sampler = Sampler(config, len(names), ("client-0",))
+    samples, view = sampler.two_stage(*halves)
+    assert len(samples) == len(view) == 20
+    assert samples.images.float().std() > 1
