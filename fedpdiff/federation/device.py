@@ -21,10 +21,15 @@ _SIGNS = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a GPU's memory did not suffice."""
+    """Return whether an error says that a GPU's memory did not suffice, or came of one that does.
+
+    When memory runs out while kernels are captured, ending the capture fails too, and that is what is raised.
+    """
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 def out_of_memory(config: RunConfig, alone: str = "") -> RunError:

@@ -137,6 +137,18 @@ def test_errors_that_mean_a_full_gpu(error: Exception, meant: bool) -> None:
     assert is_out_of_memory(error) is meant
 
 
+@pytest.mark.parametrize("meant", [True, False])
+def test_what_a_failed_capture_raises_is_understood(meant: bool) -> None:
+    with pytest.raises(RuntimeError) as error:
+        try:
+            raise (
+                torch.OutOfMemoryError("CUDA out of memory") if meant else RuntimeError("index out of bounds")
+            )
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    assert is_out_of_memory(error.value) is meant
+
+
 # -- the probe --------------------------------------------------------------------------------------------
 
 
