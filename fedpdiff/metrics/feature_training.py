@@ -66,12 +66,14 @@ def train_feature_network(
 def train_classifier(images: LabelledImages, num_classes: int, seed: int) -> FeatureNetwork:
     """Train the same network where only its answers count, in half as many steps.
 
-    Its features are not scaled, and memory layout and optimiser are those that are fastest on a CPU.
+    A step draws no more images than there are. Features are not scaled, and memory layout and optimiser are
+    those that are fastest on a CPU.
     Parameters, result and errors as in :func:`train_feature_network`.
     """
     network = _initialise(images, num_classes, seed).to(memory_format=torch.channels_last)
     batches = torch_generator(seed, "features", "batches")
-    _optimise(network, images, batches, torch.device("cpu"), max(2, STEPS // 2), fused=True)
+    size = min(BATCH_SIZE, len(images))
+    _optimise(network, images, batches, torch.device("cpu"), max(2, STEPS // 2), size, fused=True)
     return network.eval()
 
 
@@ -113,18 +115,19 @@ def _optimise(
     generator: torch.Generator,
     device: torch.device,
     steps: int,
+    batch_size: int = BATCH_SIZE,
     fused: bool = False,
 ) -> None:
     counts = torch.tensor(images.counts(network.architecture[2]), dtype=torch.float64)
     weights = (1.0 / counts.clamp_min(1.0))[images.labels]
-    drawn = torch.from_numpy(_draw(weights.numpy(), steps * BATCH_SIZE, generator))
+    drawn = torch.from_numpy(_draw(weights.numpy(), steps * batch_size, generator))
     pixels, labels = images.images.to(device), images.labels.to(device)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     network.train()
-    for index in drawn.split(BATCH_SIZE):
+    for index in drawn.split(batch_size):
         index = index.to(device)
         logits = network(pixels[index].float().div(127.5).sub(1.0))[1]
         loss = functional.cross_entropy(logits, labels[index], label_smoothing=LABEL_SMOOTHING)
