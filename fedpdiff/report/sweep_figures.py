@@ -35,7 +35,7 @@ def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
         "Frechet distance against the exact epsilon of one image that PFDM's uploads have; lower is better. "
         "The lines are what a client makes alone, and what one model makes of everybody's images."
     )
-    if VARIANT not in sweep.varied:  # so many curves and lines would say nothing
+    if not {VARIANT, "partitioner-settings"} & set(sweep.varied):  # so many lines would say nothing
         drawn.append((_epsilon(sweep, folder / "epsilon.png"), caption))
     elif (variants := draw_variants(sweep, folder / "variants.png")) is not None:
         drawn.append(variants)
@@ -154,7 +154,7 @@ def _panels(
     path: Path,
 ) -> Path:
     """Draw distances of both groups of classes against a number; rows without it become level lines."""
-    canvas = figure(7.8, 3.2)
+    canvas = figure(7.8, 3.8)
     for place, group in enumerate(GROUPS):
         axes = canvas.add_subplot(1, 2, place + 1)
         for title, some, colour in _curves(sweep, rows, along):
@@ -168,8 +168,10 @@ def _panels(
         axes.set_ylim(bottom=0)
         if place == 0:
             axes.set_ylabel("Frechet distance")
-            axes.legend(frameon=False, fontsize=7)
-    canvas.tight_layout()
+            handles, labels = axes.get_legend_handles_labels()
+    below = 0.03 + 0.05 * -(-len(labels) // 3)
+    canvas.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=7)
+    canvas.tight_layout(rect=(0, below, 1, 1))
     return save(canvas, path)
 
 

@@ -153,7 +153,7 @@ def shares(spread: Spread | None) -> str:
     if spread is None:
         return NO_NUMBER
     around = "" if spread.deviation is None else f" ± {100 * spread.deviation:.0f}"
-    return f"{100 * spread.mean:.0f}{around} %"
+    return f"{round(100 * spread.mean)}{around} %"
 
 
 def advice_error(cells: Sequence[Cell]) -> list[str]:

@@ -62,7 +62,7 @@ def _panel(axes: Axes, cells: Sequence[Cell], value: _Value, signed: bool) -> No
     most = 60 if signed else 100
     axes.imshow(grid, cmap=_COLOURS, vmin=-most, vmax=most, origin="lower", aspect="auto")
     for (row, column), number in np.ndenumerate(grid):
-        text = "–" if np.isnan(number) else f"{number:.0f} %"
+        text = "–" if np.isnan(number) else f"{round(number)} %"
         dark = not np.isnan(number) and abs(number) > 0.6 * most
         axes.text(column, row, text, ha="center", va="center", size=8, color="white" if dark else INK)
     axes.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])

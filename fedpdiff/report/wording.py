@@ -44,7 +44,7 @@ def epsilon(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """Write a share as a whole percentage, or a dash."""
-    return NO_NUMBER if value is None else f"{100 * value:.0f} %"
+    return NO_NUMBER if value is None else f"{round(100 * value)} %"
 
 
 def size(count: int) -> str:
