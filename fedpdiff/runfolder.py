@@ -21,8 +21,8 @@ FORMAT = "fedpdiff-run/1"
 _FORMAT_FILE = "format.json"
 _PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
 
-# How long to wait, and how many compute at once, changes nothing of what is computed; a folder may be moved.
-_MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds", "gpu-clients")
+# How long to wait, how many compute at once, and how fast, decides nothing; a folder may be moved.
+_MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds", "gpu-clients", "compile")
 _LOCK_SECONDS = 60.0  # Flower needs so long to notice that an earlier attempt's process is to end
 
 

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedpdiff.config import RunConfig
-from fedpdiff.diffusion.denoiser import Denoiser, to_arrays
+from fedpdiff.diffusion.denoiser import to_arrays
 from fedpdiff.federation.protocol import Instruction
 from fedpdiff.federation.server import ServerTasks
 from fedpdiff.federation.spool import Spool
@@ -111,8 +111,7 @@ class PFDM(Federation[UploadingSite], Strategy):
                 training = pool.submit(self._train_global)
                 own_work = pool.submit(beside) if beside else None
                 self.collect_reports(exchange, requests, beside=training)
-                half = training.result()
-            arrays = array_record(to_arrays(half))
+                arrays = training.result()
             with self.phase("sampling"):
                 asked = self.configure_evaluate(1, arrays, ConfigRecord(), grid)
                 self.collect_reports(exchange, exchange.ask_all(asked, seconds), True, own_work)
@@ -129,10 +128,14 @@ class PFDM(Federation[UploadingSite], Strategy):
             self.tasks.stop()
             raise
 
-    def _train_global(self) -> Denoiser:
-        """Train the global half; the clients train their personal ones meanwhile."""
+    def _train_global(self) -> ArrayRecord:
+        """Train the global half; the clients train their personal ones meanwhile.
+
+        Its weights are copied from the device here, in the thread that goes on training: no other may touch a
+        GPU while that one captures its kernels.
+        """
         self.train_features()
-        return self.tasks.train_global(self._pool)
+        return array_record(to_arrays(self.tasks.train_global(self._pool)))
 
     # -- Flower's hooks -----------------------------------------------------------------------------------
 

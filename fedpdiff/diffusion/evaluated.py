@@ -7,17 +7,28 @@ between them, and takes a minute or more.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 
 import torch
+from diffusers import UNet2DModel
 
 from fedpdiff.errors import RunError
 
 WORTH_CAPTURING = 50
 """Steps from which a capture pays: it takes as long as some ten, and saves half of each that follows."""
 
+_CAPTURABLE = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"}
+"""Blocks whose work is the GPU's alone; others of diffusers copy to it meanwhile, which no capture allows."""
+
 Evaluate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def worth_capturing(network: UNet2DModel, steps: int) -> bool:
+    """Return whether a training of so many steps is captured: on a GPU, if it is long enough and can be."""
+    blocks = {*network.config.down_block_types, *network.config.up_block_types}
+    return network.device.type == "cuda" and steps >= WORTH_CAPTURING and blocks <= _CAPTURABLE
 
 
 class Evaluated(torch.nn.Module):
@@ -47,8 +58,8 @@ class Evaluated(torch.nn.Module):
 def captured(evaluated: Evaluated, images: torch.Tensor, compiled: bool) -> Evaluate:
     """Return ``evaluated`` as CUDA graphs, one of the forward and one of the backward pass.
 
-    Its results are those of the network; dropout follows torch's random stream as before. It takes batches of
-    one size only.
+    Its results are those of the network; dropout follows torch's random stream (compiled, with draws of its
+    own). It takes batches of one size only. No other thread may use the GPU until this returns.
 
     Parameters
     ----------
@@ -68,16 +79,18 @@ def captured(evaluated: Evaluated, images: torch.Tensor, compiled: bool) -> Eval
     """
     levels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     example = (torch.zeros_like(images), levels, levels.clone())
-    module = _compiled(evaluated, example) if compiled else evaluated
-    with warnings.catch_warnings():
+    gc.collect()  # graphs of an earlier training are in cycles of references, and must not go meanwhile
+    with torch.cuda.device(images.device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # of the capture, not of steps
+        warnings.filterwarnings("error", ".*CUDA Graph is empty")
+        module = _compiled(evaluated, example) if compiled else evaluated
         evaluate: Evaluate = torch.cuda.make_graphed_callables(module, example)  # type: ignore[assignment]
     return evaluate
 
 
 def _compiled(evaluated: Evaluated, example: tuple[torch.Tensor, ...]) -> torch.nn.Module:
     """Compile both passes, here, so that a failure is seen here."""
-    module: torch.nn.Module = torch.compile(evaluated)  # type: ignore[assignment]
+    module: torch.nn.Module = torch.compile(evaluated, dynamic=False)  # type: ignore[assignment]
     try:
         module(*example).sum().backward()
     except torch.OutOfMemoryError:
@@ -85,7 +98,8 @@ def _compiled(evaluated: Evaluated, example: tuple[torch.Tensor, ...]) -> torch.
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(
-            f"compile = true: torch cannot compile the network on this machine ({reason}); install a C "
-            "compiler, which torch's Triton needs, or set compile = false"
+            f"compile = true: torch cannot compile the network on this machine: {reason} (Triton, which it "
+            "uses, needs a C compiler and a folder that programs may be run from). Mend that, or set compile "
+            "= false and start the run again"
         ) from error
     return module

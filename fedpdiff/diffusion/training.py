@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.checkpoint import load_checkpoint, save_checkpoint
-from fedpdiff.diffusion.evaluated import WORTH_CAPTURING, Evaluate, Evaluated, captured
+from fedpdiff.diffusion.evaluated import Evaluate, Evaluated, captured, worth_capturing
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.team import ALONE, Team
 from fedpdiff.errors import RunError
@@ -48,8 +48,8 @@ class TrainingSettings:
     checkpoint_every
         Steps between checkpoints; 0: none.
     compiled
-        On a GPU: compile the network first. The weights are the same up to rounding: checkpoints go on with
-        or without.
+        On a GPU: compile the network first. Dropout then has draws of its own; without dropout the weights
+        are the same up to rounding. A checkpoint goes on with or without.
     """
 
     steps: int
@@ -140,7 +140,7 @@ def train_denoiser(
     every = max(1, settings.steps // REPORTS)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         evaluate: Evaluate = evaluated
-        if device.type == "cuda" and team.size == 1 and span[-1] - done >= WORTH_CAPTURING:
+        if team.size == 1 and done < span[-1] and worth_capturing(network, len(span)):
             images, _ = batches.draw(settings.batch_size, torch.Generator().manual_seed(0))
             evaluate = captured(evaluated, images.to(device), settings.compiled)
         for step in range(done + 1, span[-1] + 1):
@@ -162,6 +162,7 @@ def train_denoiser(
                 save_checkpoint(checkpoint, identity, step, network, optimizer, average, generator)
     if settings.ema_decay:
         average.copy_to(network.parameters())
+    network.zero_grad(set_to_none=True)  # they lie in the memory of a capture
     return network.eval()
 
 

@@ -31,6 +31,8 @@ from fedpdiff.types import LabelledImages
 
 STEPS = WORTH_CAPTURING
 """Gradient steps of the probe: so many that they are captured, as a client's are, which takes memory too."""
+PRIVATE_STEPS = 3
+"""Of methods that draw their own batches, whose steps are never captured: the second has the peak."""
 _READY = "trained"
 
 FreeMemory = Callable[[], list[int]]
@@ -93,7 +95,8 @@ def take_steps(config: RunConfig) -> None:
     RunError
         When the GPU's memory does not suffice.
     """
-    config = config.model_copy(update={"personal_steps": STEPS, "rounds": 1, "checkpoint_every": 0})
+    steps = PRIVATE_STEPS if config.method.startswith("dpdm") else STEPS
+    config = config.model_copy(update={"personal_steps": steps, "rounds": 1, "checkpoint_every": 0})
     names = config.class_names or tuple(str(number) for number in range(10))
     pixels = torch.randint(
         0, 256, (max(config.batch_size, len(names)), *config.image_shape), dtype=torch.uint8
@@ -120,8 +123,8 @@ def _take_rounds_steps(config: RunConfig, trainer: Trainer, images: LabelledImag
                 network=denoiser.network,
                 chain=denoiser.chain,
                 batches=trainer.clean_batches(images),
-                settings=training_settings(config, STEPS, trainer.device),
-                span=range(1, STEPS + 1),
+                settings=training_settings(config, config.personal_steps, trainer.device),
+                span=range(1, config.personal_steps + 1),
                 generator=torch.Generator().manual_seed(0),
                 private=PrivateTraining(
                     images=images,

@@ -12,7 +12,7 @@ import numpy as np
 from fedpdiff.config import RunConfig
 from fedpdiff.runfolder import ClientFolder, write_json
 
-_DECIDE_NOTHING = {"run_dir", "min_clients", "wait_seconds", "reply_seconds", "gpu_clients"}
+_DECIDE_NOTHING = {"run_dir", "min_clients", "wait_seconds", "reply_seconds", "gpu_clients", "compile"}
 
 
 def deciding_settings(config: RunConfig) -> str:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from fedpdiff.report.style import BOUNDS, COLOURS, CYCLE, figure, save, styled
+from fedpdiff.report.sweep_map import has_map
 from fedpdiff.report.sweep_rows import BUDGETS, GROUPS, VARIANT, Row, Spread, SweepRows
 from fedpdiff.report.sweep_sheet import draw_sheet
 from fedpdiff.report.sweep_variants import draw_variants
@@ -35,7 +36,7 @@ def draw_sweep(sweep: SweepRows, folder: Path) -> list[tuple[Path, str]]:
         "Frechet distance against the exact epsilon of one image that PFDM's uploads have; lower is better. "
         "The lines are what a client makes alone, and what one model makes of everybody's images."
     )
-    if not {VARIANT, "partitioner-settings"} & set(sweep.varied):  # so many lines would say nothing
+    if VARIANT not in sweep.varied and not has_map(sweep):  # so many curves and lines would say nothing
         drawn.append((_epsilon(sweep, folder / "epsilon.png"), caption))
     elif (variants := draw_variants(sweep, folder / "variants.png")) is not None:
         drawn.append(variants)

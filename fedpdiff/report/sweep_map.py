@@ -56,13 +56,23 @@ def read_map(sweep: SweepRows) -> list[Cell]:
 
     What else is varied must be the same in all cells, or there would be several maps.
     """
+    return [_cell(*place, row, sweep.runs) for place, row in _places(sweep)]
+
+
+def has_map(sweep: SweepRows) -> bool:
+    """Return whether :func:`read_map` finds cells."""
+    return bool(_places(sweep))
+
+
+def _places(sweep: SweepRows) -> list[tuple[tuple[float, int], Row]]:
+    """Return PFDM's rows by epsilon and images of a rare class, in order; none where that is no map."""
     found = [
         (place, row) for row in sweep.rows if row.method == "pfdm" and (place := _place(row)) is not None
     ]
     places = [place for place, _ in found]
     if len({e for e, _ in places}) < 2 or len({n for _, n in places}) < 2 or len(set(places)) < len(places):
         return []
-    return [_cell(*place, row, sweep.runs) for place, row in sorted(found, key=lambda pair: pair[0])]
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def _place(row: Row) -> tuple[float, int] | None:

@@ -44,21 +44,20 @@ def main() -> int:
     if unknown := set(arguments.names) - set(known):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
-    if set(arguments.names) & set(GPU_BENCHMARKS):
-        machine = f"{_gpu()}, {machine}"
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or BENCHMARKS:
         module = import_module(f"simulations.benchmarks.{name}")
+        where = f"{_gpu()}, {machine}" if name in GPU_BENCHMARKS else machine
         figures = []
         for figure in module.measure(arguments.repetitions):
             figures.append(figure)
             print(f"{name}: {figure.what}: {figure.median:.3g} {figure.unit}", file=sys.stderr, flush=True)
         table = markdown(figures)
         print(f"\n{table}")
-        head = f"# {name}\n\n{(module.__doc__ or '').strip()}\n\n{machine}. Written by `python -m "
+        head = f"# {name}\n\n{(module.__doc__ or '').strip()}\n\n{where}. Written by `python -m "
         head += f"simulations.benchmarks {name} --repetitions {arguments.repetitions}`.\n\n"
         (arguments.out / f"{name}.md").write_text(head + table, encoding="utf-8")
-        found = {"machine": machine, "figures": [figure.to_json() for figure in figures]}
+        found = {"machine": where, "figures": [figure.to_json() for figure in figures]}
         (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         if hasattr(module, "draw"):
             module.draw(figures, arguments.out / f"{name}.png")

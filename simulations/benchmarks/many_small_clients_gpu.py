@@ -29,6 +29,7 @@ CLIENTS, IMAGES, CLASSES = 128, 400, 10
 NETWORK, SHAPE, BATCH, STEPS = "tiny", (1, 8, 8), 64, 60  # steps of each client
 FEW = 10  # steps of the stacked networks that are measured
 GOAL = 1.5
+LONGEST = 600.0  # seconds until a process that does not come is taken for dead
 
 
 def measure(repetitions: int) -> Iterator[Figure]:
@@ -38,8 +39,7 @@ def measure(repetitions: int) -> Iterator[Figure]:
         f"{CLIENTS} clients of {IMAGES} images, `{NETWORK}` at {' x '.join(map(str, SHAPE))}, batch {BATCH}"
     )
     _train(_network(0), _images(0), STEPS)
-    one = [_seconds(lambda: _train(_network(0), _images(0), 4 * STEPS)) for _ in range(repetitions)]
-    alone = [CLIENTS / 4 * seconds for seconds in one]
+    alone = [_alone() for _ in range(repetitions)]
     yield Figure(
         f"one gradient step of one client, {what}", tuple(s / CLIENTS / STEPS * 1e3 for s in alone), "ms"
     )
@@ -53,6 +53,13 @@ def measure(repetitions: int) -> Iterator[Figure]:
     )
 
 
+def _alone() -> float:
+    """Return how long all clients' steps take one client: from two numbers of them, so as to capture once."""
+    few = _seconds(lambda: _train(_network(0), _images(0), STEPS))
+    more = _seconds(lambda: _train(_network(0), _images(0), 5 * STEPS))
+    return few + (more - few) / 4 * (CLIENTS - 1)
+
+
 def _at_once(repetitions: int) -> list[float]:
     """Return how long a few steps of all clients take in one process, for each repetition."""
     networks = [_network(number) for number in range(CLIENTS)]
@@ -64,7 +71,7 @@ def _at_once(repetitions: int) -> list[float]:
 def _shared(processes: int, repetitions: int) -> list[float]:
     """Return how long so many processes take together to train all clients, for each repetition."""
     context = multiprocessing.get_context("spawn")
-    meeting = context.Barrier(processes + 1)
+    meeting = context.Barrier(processes + 1, timeout=LONGEST)
     crew = [
         context.Process(target=_work, args=(number, processes, repetitions, meeting), daemon=True)
         for number in range(processes)

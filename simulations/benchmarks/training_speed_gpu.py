@@ -3,7 +3,7 @@
 The reference is that of `training_speed`, on the GPU and under bfloat16 autocast too. Ours is
 `train_denoiser` as a run calls it: as it is (its kernels captured in a CUDA graph), and with
 `compile = true`. Stretches of the two alternate. Capturing and compiling are not part of the ratios; how long
-they took is given beside them.
+they took is given beside them. It is less where torch's cache has the kernels from before.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(repetitions: int) -> Iterator[Figure]:
     images, what = noise_images(SHAPE), f"`{NETWORK}` at {' x '.join(map(str, SHAPE))}, batch {BATCH}"
     theirs = _network()
     loader = picture_batches(images, BATCH)
-    reference(theirs, loader, 3, bfloat16=True)
+    reference(theirs, loader, REFERENCE_STRETCH, bfloat16=True)
     operations = _operations(theirs)
     chain, batches = personal_chain(NoiseSchedule("linear", 1000)), CleanImages(images, 0.0)
     for compiled in (False, True):

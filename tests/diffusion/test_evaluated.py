@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DModel
 
+from fedpdiff.diffusion import evaluated as module
 from fedpdiff.diffusion import training
 from fedpdiff.diffusion.batches import CleanImages
 from fedpdiff.diffusion.chain import personal_chain
-from fedpdiff.diffusion.evaluated import WORTH_CAPTURING, Evaluated, captured
+from fedpdiff.diffusion.evaluated import WORTH_CAPTURING, Evaluated, captured, worth_capturing
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import TrainingSettings, train_denoiser
 from fedpdiff.errors import RunError
@@ -62,7 +67,7 @@ def test_the_output_is_float32_and_that_of_the_network(micro: str, bfloat16: boo
 
 
 def test_what_cannot_be_compiled_is_said(micro: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_a_compiler(module: torch.nn.Module) -> torch.nn.Module:
+    def without_a_compiler(module: torch.nn.Module, dynamic: bool) -> torch.nn.Module:
         def fail(*_: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("Failed to find C compiler.\nmore of it")
 
@@ -70,13 +75,102 @@ def test_what_cannot_be_compiled_is_said(micro: str, monkeypatch: pytest.MonkeyP
         return module
 
     monkeypatch.setattr(torch, "compile", without_a_compiler)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     evaluated = Evaluated(build_network(micro, (1, 4, 4), 2, seed=1), False)
-    with pytest.raises(RunError, match=r"compile = true: .*Failed to find C compiler\.\); .*compile = false"):
+    with pytest.raises(RunError, match=r"compile = true: .*Failed to find C compiler\. .*compile = false"):
         captured(evaluated, batch("cpu")[0], compiled=True)
 
 
 def test_a_checkpoint_does_not_ask_whether_the_network_was_compiled() -> None:
     assert repr(dataclasses.replace(SETTINGS, compiled=True)) == repr(SETTINGS)
+
+
+def on_a_gpu(network: UNet2DModel) -> Any:
+    return SimpleNamespace(config=network.config, device=torch.device("cuda", 1))
+
+
+def test_what_is_captured(micro: str, tmp_path: Path) -> None:
+    network = build_network(micro, (1, 4, 4), 2, seed=1)
+    assert worth_capturing(on_a_gpu(network), WORTH_CAPTURING)
+    assert not worth_capturing(on_a_gpu(network), WORTH_CAPTURING - 1)
+    assert not worth_capturing(network, WORTH_CAPTURING)
+    settings = json.loads(Path(micro).read_text())
+    settings["down_block_types"] = [
+        "SkipDownBlock2D",
+        "DownBlock2D",
+    ]  # copies its filter to the GPU each time
+    (tmp_path / "skips.json").write_text(json.dumps(settings))
+    other = build_network(str(tmp_path / "skips.json"), (1, 4, 4), 2, seed=1)
+    assert not worth_capturing(on_a_gpu(other), WORTH_CAPTURING)
+
+
+@pytest.mark.parametrize(("steps", "finished"), [(12, False), (12, True), (11, False)])
+def test_a_training_is_captured_as_a_whole_or_not_at_all(
+    steps: int,
+    finished: bool,
+    micro: str,
+    stripes: LabelledImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it goes on after a checkpoint, too, so that it goes on as it began."""
+    taken: list[tuple[torch.Size, bool]] = []
+
+    def as_it_is(evaluated: Evaluated, images: torch.Tensor, compiled: bool) -> Evaluated:
+        taken.append((images.shape, compiled))
+        return evaluated
+
+    monkeypatch.setattr(training, "captured", as_it_is)
+    monkeypatch.setattr(training, "worth_capturing", lambda network, steps: steps >= 12)
+    settings = dataclasses.replace(SETTINGS, steps=steps, checkpoint_every=10, compiled=True)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def train(stop: int | None = None) -> None:
+        def progress(step: int, steps: int, loss: float | None) -> None:
+            if step == stop:
+                raise InterruptedError
+
+        network = build_network(micro, (1, 4, 4), 2, seed=1)
+        chain, generator = personal_chain(NoiseSchedule("linear", 1000)), torch.Generator().manual_seed(1)
+        batches = CleanImages(stripes, 1.0)
+        train_denoiser(network, chain, batches, settings, generator, progress, checkpoint)
+
+    if finished:
+        train()
+    else:
+        with pytest.raises(InterruptedError):
+            train(stop=11)
+    train()
+    captures = 0 if steps < 12 else 1 if finished else 2
+    assert taken == captures * [(torch.Size([8, 1, 4, 4]), True)]
+
+
+def test_a_capture_is_on_the_images_device(micro: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch captures on its current device, whatever its arguments are on."""
+    entered: list[torch.device] = []
+    left: list[bool] = []
+
+    class Device:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *_: object) -> None:
+            left.append(True)
+
+    def graphed(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.nn.Module:
+        assert entered and not left
+        assert [tensor.shape for tensor in example] == [(8, 1, 4, 4), (8,), (8,)]
+        return module
+
+    monkeypatch.setattr(module.torch.cuda, "device", Device)
+    monkeypatch.setattr(module.torch.cuda, "make_graphed_callables", graphed)
+    evaluated = Evaluated(build_network(micro, (1, 4, 4), 2, seed=1), False)
+    assert captured(evaluated, batch("cpu")[0], compiled=False) is evaluated
+    assert entered == [torch.device("cpu")]
+    assert left == [True]
 
 
 # -- on a GPU ---------------------------------------------------------------------------------------------
@@ -118,7 +212,7 @@ def test_a_training_is_the_same_with_a_capture(
     monkeypatch.setattr(training, "captured", lambda *given: captures.append(given) or real(*given))
     weights = []
     for worth in (WORTH_CAPTURING, SETTINGS.steps + 1):
-        monkeypatch.setattr(training, "WORTH_CAPTURING", worth)
+        monkeypatch.setattr(module, "WORTH_CAPTURING", worth)
         network = build_network(micro, (1, 4, 4), 2, seed=1).cuda()
         generator = torch.Generator().manual_seed(1)
         chain = personal_chain(NoiseSchedule("linear", 1000))
