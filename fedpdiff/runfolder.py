@@ -21,8 +21,9 @@ FORMAT = "fedpdiff-run/1"
 _FORMAT_FILE = "format.json"
 _PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
 
-# How long to wait, how many compute at once, and how fast, decides nothing; a folder may be moved.
-_MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds", "gpu-clients", "compile")
+MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds", "gpu-clients", "compile")
+"""How long to wait, how many compute at once, and how fast, decides nothing; a folder may be moved."""
+
 _LOCK_SECONDS = 60.0  # Flower needs so long to notice that an earlier attempt's process is to end
 
 
@@ -114,7 +115,7 @@ class RunFolder:
         other = [
             f"{key} = {earlier.get(key)!r} there, {now.get(key)!r} now"
             for key in sorted(set(earlier) | set(now))
-            if key not in _MAY_CHANGE and earlier.get(key) != now.get(key)
+            if key not in MAY_CHANGE and earlier.get(key) != now.get(key)
         ]
         if other:
             raise ConfigError(

@@ -27,7 +27,7 @@ from typing import IO
 from fedpdiff.config.settings import Value
 from fedpdiff.errors import ConfigError, FedpdiffError, RunError
 from fedpdiff.results import Results
-from fedpdiff.runfolder import write_json
+from fedpdiff.runfolder import MAY_CHANGE, write_json
 from fedpdiff.simulation.presets import Preset, configure
 from fedpdiff.simulation.processes import ProcessFamily, end_marked, exit_on_signals, marked
 from fedpdiff.simulation.sweep_file import Planned, Sweep
@@ -134,7 +134,7 @@ def _check(preset: Preset, run: Planned, folder: Path) -> None:
     except (OSError, ValueError, FedpdiffError) as error:
         raise ConfigError(f"{folder} is damaged; delete it to run it again ({error})") from None
     different = sorted(
-        key for key in set(before) | set(config) if before.get(key) != config.get(key) and key != "run-dir"
+        key for key in (set(before) | set(config)) - set(MAY_CHANGE) if before.get(key) != config.get(key)
     )
     if different:
         raise ConfigError(

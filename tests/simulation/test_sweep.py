@@ -271,6 +271,19 @@ def test_only_what_is_not_finished_is_run(file: Path, tmp_path: Path, stand_in: 
         run_sweep(read_presets(), sweep, runs, out, jobs, said.append)
 
 
+def test_what_decides_nothing_may_have_changed(file: Path, tmp_path: Path, stand_in: Any) -> None:
+    """How many run at once, and settings of speed alone that an older version did not have."""
+    sweep, out = read_sweep(file).sized("ci"), tmp_path / "out"
+    runs = plan(sweep, {})
+    ran = stand_in(runs, failing="")
+    finish(runs[0], out / runs[0].name)
+    settings = out / runs[0].name / "config.json"
+    before = json.loads(settings.read_text()) | {"gpu-clients": "3"}
+    settings.write_text(json.dumps({key: value for key, value in before.items() if key != "compile"}))
+    run_sweep(read_presets(), sweep, runs, out, 1, print)
+    assert ran == [run.name for run in runs[1:]]
+
+
 def test_a_run_that_ends_well_without_results_has_failed(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
