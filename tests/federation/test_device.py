@@ -192,7 +192,8 @@ def test_the_probe_takes_the_steps_of_the_method(small: RunConfig, monkeypatch: 
     taken = []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *_: (taken.append(1), step(self))[1])
-    for method in ("pfdm", "fedavg", "dpdm-fedavg"):
+    captured, own = device_probe.STEPS, device_probe.PRIVATE_STEPS
+    for method, steps in (("pfdm", captured), ("fedavg", captured), ("dpdm-fedavg", own)):
         taken.clear()
         take_steps(small.model_copy(update={"method": method, "personal_steps": 800, "checkpoint_every": 5}))
-        assert len(taken) == device_probe.STEPS
+        assert len(taken) == steps
