@@ -3,7 +3,8 @@
 At once: ``torch.func.stack_module_state`` and ``vmap`` over the networks, AdamW on the stacked weights, each
 network with its own images, levels, noise and gradient norm. One after another: ``train_denoiser``, as a
 simulation does. Both take as many steps per network, on one thread; what is compared is the CPU time of the
-process, so that other work on the machine does not count. Stretches of the two alternate.
+process, so that other work on the machine does not count. Stretches of the two alternate. And many clients
+one after another, as a simulation trains them, against one client with as many steps as all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fedpdiff.types import LabelledImages
 from simulations.benchmarks.table import Figure
 
 CLIENTS = (4, 8, 16)
+MANY = 128
 BATCHES = (8, 64)
 SHAPE, CLASSES, IMAGES = (1, 8, 8), 10, 400
 STEPS = 12  # per network and stretch
@@ -103,18 +105,43 @@ def measure(repetitions: int) -> Iterator[Figure]:
         for batch in BATCHES:
             for clients in CLIENTS:
                 yield _compare(clients, batch, repetitions)
+        yield _turns(repetitions)
     finally:
         torch.set_num_threads(threads)
 
 
-def _compare(clients: int, batch: int, repetitions: int) -> Figure:
-    networks = [build_network("tiny", SHAPE, CLASSES, seed=number) for number in range(clients)]
+def _clients(number: int) -> tuple[list[UNet2DModel], list[CleanImages]]:
+    """Return so many clients' networks and images."""
+    networks = [build_network("tiny", SHAPE, CLASSES, seed=client) for client in range(number)]
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(IMAGES) % CLASSES
-    data = [
-        CleanImages(LabelledImages(pixels, labels), 1.0)
-        for pixels in torch.randint(0, 256, (clients, IMAGES, *SHAPE), generator=generator, dtype=torch.uint8)
-    ]
+    pixels = torch.randint(0, 256, (number, IMAGES, *SHAPE), generator=generator, dtype=torch.uint8)
+    return networks, [CleanImages(LabelledImages(each, labels), 1.0) for each in pixels]
+
+
+def _turns(repetitions: int) -> Figure:
+    batch = BATCHES[-1]
+    each = TrainingSettings(STEPS, batch, RATE, 0, DECAY, CLIP)
+    all_of_them = TrainingSettings(MANY * STEPS, batch, RATE, 0, DECAY, CLIP)
+    ratios = []
+    for _ in range(repetitions):
+        began = time.process_time()
+        one_after_another(*_clients(MANY), each)
+        middle = time.process_time()
+        one_after_another(*_clients(1), all_of_them)
+        ratios.append((middle - began) / (time.process_time() - middle))
+    return Figure(
+        f"CPU time of {MANY} clients of {IMAGES} images one after another, `tiny` at 1 x 8 x 8, "
+        f"batch {batch}, {STEPS} steps each, against one client with as many steps",
+        tuple(ratios),
+        "x",
+        1.15,
+        "at most",
+    )
+
+
+def _compare(clients: int, batch: int, repetitions: int) -> Figure:
+    networks, data = _clients(clients)
     settings = TrainingSettings(STEPS, batch, RATE, 0, DECAY, CLIP)
     stacked(networks, data, TrainingSettings(1, batch, RATE, 0, DECAY, CLIP))
     one_after_another(networks[:1], data[:1], settings)
