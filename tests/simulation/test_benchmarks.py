@@ -85,6 +85,7 @@ def test_every_benchmark_writes_its_table(tmp_path: Path, monkeypatch: pytest.Mo
         (many_clients, "simulate", finished),
         (many_clients, "CLIENTS", (2, 3, 5)),
         (many_small_clients, "CLIENTS", (2,)),
+        (many_small_clients, "MANY", 2),
         (many_small_clients, "BATCHES", (4,)),
         (many_small_clients, "STEPS", 1),
         (command.sys, "argv", ["benchmarks", "--repetitions", "1", "--out", str(tmp_path)]),
