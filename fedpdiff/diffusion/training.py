@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 from fedpdiff.diffusion.batches import Batches
 from fedpdiff.diffusion.chain import Chain
 from fedpdiff.diffusion.checkpoint import load_checkpoint, save_checkpoint
-from fedpdiff.diffusion.evaluated import Evaluate, Evaluated, captured, worth_capturing
+from fedpdiff.diffusion.cuda_graphs import Evaluate, Evaluated, captured, worth_capturing
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.diffusion.team import ALONE, Team
 from fedpdiff.errors import RunError

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from fedpdiff.config import PFDM, RunConfig
-from fedpdiff.diffusion.evaluated import WORTH_CAPTURING
+from fedpdiff.diffusion.cuda_graphs import WORTH_CAPTURING
 from fedpdiff.errors import FedpdiffError, RunError
 from fedpdiff.federation.device import is_out_of_memory, out_of_memory
 from fedpdiff.federation.networks import Trainer, training_settings

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fedpdiff.config import RunConfig
-from fedpdiff.runfolder import ClientFolder, write_json
+from fedpdiff.runfolder import MAY_CHANGE, ClientFolder, write_json
 
-_DECIDE_NOTHING = {"run_dir", "min_clients", "wait_seconds", "reply_seconds", "gpu_clients", "compile"}
+_DECIDE_NOTHING = {key.replace("-", "_") for key in MAY_CHANGE}
 
 
 def deciding_settings(config: RunConfig) -> str:

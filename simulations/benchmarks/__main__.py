@@ -16,6 +16,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from simulations.benchmarks.gpu import describe as describe_gpu
 from simulations.benchmarks.table import markdown
 
 BENCHMARKS = (
@@ -47,7 +48,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or BENCHMARKS:
         module = import_module(f"simulations.benchmarks.{name}")
-        where = f"{_gpu()}, {machine}" if name in GPU_BENCHMARKS else machine
+        where = f"{describe_gpu()}, {machine}" if name in GPU_BENCHMARKS else machine
         figures = []
         for figure in module.measure(arguments.repetitions):
             figures.append(figure)
@@ -62,14 +63,6 @@ def main() -> int:
         if hasattr(module, "draw"):
             module.draw(figures, arguments.out / f"{name}.png")
     return 0
-
-
-def _gpu() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise SystemExit(f"{', '.join(GPU_BENCHMARKS)} need a GPU, and torch sees none here")
-    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.multiprocessing as multiprocessing
@@ -22,6 +22,7 @@ from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import TrainingSettings, train_denoiser
 from fedpdiff.schedule import NoiseSchedule
 from fedpdiff.types import LabelledImages
+from simulations.benchmarks import gpu
 from simulations.benchmarks.many_small_clients import stacked
 from simulations.benchmarks.table import Figure
 
@@ -55,8 +56,8 @@ def measure(repetitions: int) -> Iterator[Figure]:
 
 def _alone() -> float:
     """Return how long all clients' steps take one client: from two numbers of them, so as to capture once."""
-    few = _seconds(lambda: _train(_network(0), _images(0), STEPS))
-    more = _seconds(lambda: _train(_network(0), _images(0), 5 * STEPS))
+    few = gpu.seconds(lambda: _train(_network(0), _images(0), STEPS))
+    more = gpu.seconds(lambda: _train(_network(0), _images(0), 5 * STEPS))
     return few + (more - few) / 4 * (CLIENTS - 1)
 
 
@@ -65,7 +66,7 @@ def _at_once(repetitions: int) -> list[float]:
     networks = [_network(number) for number in range(CLIENTS)]
     data = [_images(number) for number in range(CLIENTS)]
     stacked(networks, data, _settings(1))
-    return [_seconds(lambda: stacked(networks, data, _settings(FEW))) for _ in range(repetitions)]
+    return [gpu.seconds(lambda: stacked(networks, data, _settings(FEW))) for _ in range(repetitions)]
 
 
 def _shared(processes: int, repetitions: int) -> list[float]:
@@ -118,11 +119,3 @@ def _settings(steps: int) -> TrainingSettings:
 def _train(network: UNet2DModel, images: CleanImages, steps: int) -> None:
     chain = personal_chain(NoiseSchedule("linear", 1000))
     train_denoiser(network, chain, images, _settings(steps), torch.Generator().manual_seed(0))
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began

@@ -18,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedpdiff.diffusion.batches import CleanImages
 from fedpdiff.diffusion.chain import personal_chain
-from fedpdiff.diffusion.evaluated import Evaluated
+from fedpdiff.diffusion.cuda_graphs import Evaluated
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import REPORTS, TrainingSettings, train_denoiser
 from fedpdiff.schedule import NoiseSchedule
+from simulations.benchmarks import gpu
 from simulations.benchmarks.table import Figure
 from simulations.benchmarks.training_speed import (
     CLASSES,
@@ -58,7 +59,7 @@ class _Alternating:
             self.start_up = took * STRETCH
         else:
             self.own.append(took)
-            self.others.append(_seconds(self._other) / REFERENCE_STRETCH)
+            self.others.append(gpu.seconds(self._other) / REFERENCE_STRETCH)
         if len(self.own) == self._repetitions:
             raise _Enough
         self._began = time.perf_counter()
@@ -110,11 +111,3 @@ def _operations(network: UNet2DModel) -> int:
         Evaluated(network, bfloat16=True)(x_t, levels, levels).sum().backward()
     network.zero_grad(set_to_none=True)
     return counter.get_total_flops()
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began

@@ -14,11 +14,11 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from fedpdiff.diffusion import evaluated as module
+from fedpdiff.diffusion import cuda_graphs as module
 from fedpdiff.diffusion import training
 from fedpdiff.diffusion.batches import CleanImages
 from fedpdiff.diffusion.chain import personal_chain
-from fedpdiff.diffusion.evaluated import WORTH_CAPTURING, Evaluated, captured, worth_capturing
+from fedpdiff.diffusion.cuda_graphs import WORTH_CAPTURING, Evaluated, captured, worth_capturing
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.diffusion.training import TrainingSettings, train_denoiser
 from fedpdiff.errors import RunError
