@@ -22,7 +22,7 @@ _FORMAT_FILE = "format.json"
 _PACKAGES = ("fedpdiff", "flwr", "torch", "diffusers", "ray", "numpy", "datasets", "pytorch-fid")
 
 MAY_CHANGE = ("run-dir", "min-clients", "wait-seconds", "reply-seconds", "gpu-clients", "compile")
-"""How long to wait, how many compute at once, and how fast, decides nothing; a folder may be moved."""
+"""How long to wait, how many compute at once, and how fast, decides no more than rounding; it may move."""
 
 _LOCK_SECONDS = 60.0  # Flower needs so long to notice that an earlier attempt's process is to end
 

@@ -16,7 +16,10 @@ from fedpdiff.report.sweep_table import cells, header, remarks, sweep_csv, sweep
 from fedpdiff.report.template import STYLE
 from fedpdiff.runfolder import write_text
 
-_PAGE = """<!DOCTYPE html>
+_PAGE = """{% macro figure(caption, source, width) %}
+<figure><div><img alt="{{ caption }}" style="width: {{ width }}px" src="{{ source }}"></div>
+<figcaption>{{ caption }}</figcaption></figure>
+{% endmacro %}<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>fedpdiff · {{ name }}</title>
@@ -26,6 +29,7 @@ td:last-child { white-space: normal; min-width: 20rem; } figure img { max-width:
 </style></head><body><main>
 <p class="kicker">fedpdiff · {{ name }}</p>
 <h1>{{ sweep.description or name }}</h1>
+{% if map_figure %}{{ figure(*map_figure) }}{% endif %}
 <p>Mean ± standard deviation over seeds, each the mean over clients. Frechet distance to real test images:
 lower is better. Oracle hand-off: that of rare classes when real uploads are handed over. Gap closed: share of
 the way from local-only to centralised, for rare classes. Utility: share of real test images recognised by a
@@ -49,10 +53,7 @@ over; at best: what theory allows.</p>
 <ul>{% for line in map_error %}<li>{{ line }}</li>
 {% endfor %}</ul>{% endif %}
 {% if figures %}<h2>Figures</h2>{% endif %}
-{% for caption, source, width in figures %}
-<figure><div><img alt="{{ caption }}" style="width: {{ width }}px" src="{{ source }}"></div>
-<figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
+{% for one in figures %}{{ figure(*one) }}{% endfor %}
 <h2>What the server sees, and what is guaranteed</h2>
 <ul>{% for row in sweep.rows | unique(attribute="method") %}
 <li><strong>{{ row.title }}</strong>: {{ row.server_sees }}.
@@ -76,8 +77,7 @@ def write_sweep_report(folder: Path) -> Path:
     write_text(folder / "sweep.md", sweep_markdown(sweep) + map_markdown(map_cells))
     write_text(folder / "sweep.tex", sweep_latex(sweep))
     write_text(folder / "sweep.csv", sweep_csv(sweep))
-    drawn = [draw_map(map_cells, folder / "figures" / "map.png"), *draw_sweep(sweep, folder / "figures")]
-    figures = [_inlined(*pair) for pair in drawn if pair is not None]
+    drawn_map = draw_map(map_cells, folder / "figures" / "map.png")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     guarantees: dict[str, list[str]] = {}
     for row in sweep.rows:
@@ -90,7 +90,8 @@ def write_sweep_report(folder: Path) -> Path:
         header=header(sweep),
         cells=cells(sweep),
         remarks=remarks(sweep),
-        figures=figures,
+        map_figure=_inlined(*drawn_map) if drawn_map else None,
+        figures=[_inlined(*pair) for pair in draw_sweep(sweep, folder / "figures")],
         map_rows=map_table(map_cells) if map_cells else [],
         map_error=advice_error(map_cells),
         guarantees=guarantees,
