@@ -22,6 +22,10 @@ RANK = 256
 """Most directions in which covariances are told apart; beyond them all have the same variance."""
 PRIOR = 2.0
 """Images that the covariance common to all classes counts as, beside those of a class."""
+EACH = 0.25
+"""Images per direction that it counts as beside a class whose covariance is inverted."""
+ROUNDING = (2 / 255) ** 2 / 12
+"""Variance that rounding to 8 bits gives a pixel; images that do not vary at all show no less."""
 
 
 class ClassGaussian(nn.Module):
@@ -83,7 +87,7 @@ class ClassGaussian(nn.Module):
         """Estimate the moments.
 
         The covariance of a class with n images is n / (n + ``PRIOR``) its own, and for the rest the one that
-        is common to all classes.
+        is common to all classes. A class without two images has :func:`likely_covariance` of the others'.
 
         Parameters
         ----------
@@ -100,10 +104,11 @@ class ClassGaussian(nn.Module):
         spread, directions = principal_directions(pixels, labels, means, rank, free, generator)
         products, squares = class_scatter(pixels, labels, means, directions.T)
         common = spread.clamp_min(0)
+        likely = likely_covariance(products, counts, common.double())
         for label, count in enumerate(counts.tolist()):
-            mine = products[label].float() / max(1.0, count - 1)
-            share = count / (count + PRIOR) if count > 1 else 0.0
-            variances, rotation = torch.linalg.eigh(share * mine + (1 - share) * common.diag())
+            mine = products[label] / max(1.0, count - 1)
+            between = (count * mine + PRIOR * common.diag()) / (count + PRIOR)
+            variances, rotation = torch.linalg.eigh((between if count > 1 else likely).float())
             self.variances[label], self.rotations[label] = variances.clamp_min(0), rotation
         self.means.copy_(means)
         self.counts.copy_(counts)
@@ -133,3 +138,32 @@ class ClassGaussian(nn.Module):
         over = (free + 1 - 2 / values) * (squares - trace**2 / values)
         drawn = min(1.0, ((1 - 2 / values) * squares + trace**2) / over) if over > 0 else 1.0
         return (1 - drawn) * torch.cat([self.common, self.rest]) + drawn * trace / values
+
+
+def likely_covariance(products: torch.Tensor, counts: torch.Tensor, common: torch.Tensor) -> torch.Tensor:
+    """Return the covariance that a class has of which no image shows any, float64 (R, R).
+
+    Samples of it should look like images of that class, whichever of the known shapes S_k it has. The mean
+    of KL(N(0, S) || N(0, S_k)) over k, weighted by images, is least where S^-1 is the mean of S_k^-1. The
+    mean of the S_k themselves is least the other way round: it covers all of them, so its samples also vary
+    where hardly any class does. A class that has fewer images than directions seems not to vary in most of
+    them, so to each the common covariance is added, counted as ``EACH`` images per direction.
+
+    Parameters
+    ----------
+    products
+        float64 (K, R, R), as :func:`~fedpdiff.diffusion.moments.class_scatter` returns them.
+    counts
+        float64 (K,), images of each class.
+    common
+        float64 (R,), the variances common to all classes, along whose axes the products are.
+    """
+    added = EACH * len(common)
+    rounding = ROUNDING * torch.eye(len(common), dtype=torch.float64)
+    free, precision = 0.0, torch.zeros_like(products[0])
+    for scatter, count in zip(products, counts.tolist(), strict=True):
+        if count > 1:
+            known = (count / (count - 1) * scatter + added * common.diag()) / (count + added)
+            precision += (count - 1) * torch.linalg.inv(known + rounding)
+            free += count - 1
+    return free * torch.linalg.inv(precision) - rounding if free else common.diag()

@@ -19,6 +19,8 @@ from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 DOUBT = 2.0
 """How often the errors of own moments count: the network of the levels below errs with them
 (docs/more-signal.md has what other numbers give)."""
+LIKELY = 16.0
+"""Images that the covariance of a class without two own ones counts as, beside what uploads tell of it."""
 
 
 def join(global_half: Denoiser, personal: Denoiser) -> tuple[Denoiser, Denoiser]:
@@ -110,9 +112,9 @@ def _covariances(
 
     Uploads tell of the coarse directions alone. Along the axes of the common covariance there each entry is
     the mean of three, weighted by images: n own ones and the common covariance, ``PRIOR`` images, both
-    through ``DOUBT`` (without own ones the common one as it is), and as many as l_i l_j over the error says
-    that the others are worth. What that changes along the axes goes on to other directions by the common
-    covariance, as in a regression on them.
+    through ``DOUBT`` (without own ones ``LIKELY`` images for the likely covariance), and as many as
+    l_i l_j over the error says that the others are worth. What that changes along the axes goes on to other
+    directions by the common covariance, as in a regression on them.
     """
     common, beyond = spread[:-1], spread[-1]
     across = uploads.coarse.to(own.directions) @ own.directions.T
@@ -132,7 +134,7 @@ def _covariances(
         everybody = axes.T @ uploads.spreads[label].to(axes) @ axes
         theirs = mine + (everybody - mine) * count / others
         worth = clean / (clean / others + (sent - clean) * count / others**2)
-        counted = (PRIOR + images) / DOUBT if images > 1 else PRIOR
+        counted = (PRIOR + images) / DOUBT if images > 1 else LIKELY
         share = worth / (worth + counted)
         change = share * (theirs - mine)
         values, rotations[label] = torch.linalg.eigh(before + follow @ change @ follow.T)

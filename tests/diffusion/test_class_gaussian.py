@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from fedpdiff.diffusion import class_gaussian
-from fedpdiff.diffusion.class_gaussian import PRIOR, ClassGaussian
+from fedpdiff.diffusion.class_gaussian import EACH, PRIOR, ClassGaussian, likely_covariance
 from fedpdiff.diffusion.denoiser import Denoiser
 from fedpdiff.diffusion.networks import build_network
 from fedpdiff.types import LabelledImages
@@ -34,15 +37,22 @@ def covariance(own: ClassGaussian, label: int) -> np.ndarray:
 
 
 def expected(own_images: LabelledImages) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the class means and the covariances between own and common, by numpy."""
+    """Return the class means and the covariances, between own and common or the likely one, by numpy."""
     pixels, labels = own_images.pixels().flatten(1).double().numpy(), own_images.labels.numpy()
     means = np.stack([pixels[labels == k].mean(0) if n else pixels.mean(0) for k, n in enumerate(COUNTS)])
     offset = pixels - means[labels]
     common = offset.T @ offset / (len(pixels) - 3)  # three classes have images
-    found = []
-    for label, count in enumerate(COUNTS):
-        own = np.cov(pixels[labels == label].T) if count > 1 else common
-        found.append((count * own + PRIOR * common) / (count + PRIOR))
+    own = {label: np.cov(pixels[labels == label].T) for label, count in enumerate(COUNTS) if count > 1}
+    added = EACH * VALUES
+    free = sum(COUNTS[label] - 1 for label in own)
+    precision = np.zeros_like(common)
+    for label, covariance in own.items():
+        known = (COUNTS[label] * covariance + added * common) / (COUNTS[label] + added)
+        precision += (COUNTS[label] - 1) / free * np.linalg.inv(known)
+    likely = np.linalg.inv(precision)
+    found = [likely] * len(COUNTS)
+    for label, covariance in own.items():
+        found[label] = (COUNTS[label] * covariance + PRIOR * common) / (COUNTS[label] + PRIOR)
     return means, found
 
 
@@ -64,6 +74,48 @@ def test_few_directions_keep_the_strongest_and_all_of_the_variance(
     assert own.directions.shape == (2, VALUES)
     np.testing.assert_allclose(own.common, common[:2], rtol=0.02)
     assert float(own.common.sum() + 4 * own.rest) == pytest.approx(float(common.sum()), rel=1e-3)
+
+
+def divergence(one: torch.Tensor, others: list[torch.Tensor]) -> float:
+    """Return the mean of KL(N(0, one) || N(0, other)), by torch."""
+    zero = torch.zeros(len(one), dtype=one.dtype)
+    near = MultivariateNormal(zero, one)
+    return float(sum(kl_divergence(near, MultivariateNormal(zero, other)) for other in others)) / len(others)
+
+
+@given(st.integers(0, 2**31), st.integers(2, 5))
+def test_samples_of_an_unknown_shape_are_likely_in_all_known_ones(seed: int, classes: int) -> None:
+    """No covariance nearby has a smaller mean divergence from those of the classes."""
+    generator = torch.Generator().manual_seed(seed)
+    size, count = 4, 1e6  # so many images that nothing is added to a class
+
+    def draw() -> torch.Tensor:
+        factor = torch.randn(size, size, generator=generator, dtype=torch.float64)
+        return factor @ factor.T + 0.1 * torch.eye(size)
+
+    shapes = [draw() for _ in range(classes)]
+    axes = torch.linalg.eigh(sum(shapes) / classes)
+    turned = [axes.eigenvectors.T @ shape @ axes.eigenvectors for shape in shapes]
+    counts = torch.tensor([*[count] * classes, 1.0, 0.0], dtype=torch.float64)
+    products = torch.stack([*((count - 1) * shape for shape in turned), *[torch.zeros(size, size)] * 2])
+    found = likely_covariance(products, counts, axes.eigenvalues)
+    least = divergence(found, turned)
+    assert least < divergence(axes.eigenvalues.diag(), turned)
+    for step in (0.1, -0.1):
+        tilt = draw()
+        assert least < divergence(found + step * found @ tilt @ found / (tilt @ found).trace(), turned)
+
+
+def test_a_class_alone_passes_its_shape_on() -> None:
+    """Of one class with images what is likely is theirs; with none of two, the common covariance as it is."""
+    common = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    counts = torch.tensor([9.0, 1.0, 0.0], dtype=torch.float64)
+    products = torch.stack([8 * common.diag(), *[torch.zeros(3, 3)] * 2]).double()
+    found = likely_covariance(products, counts, common)
+    torch.testing.assert_close(found, common.diag())
+    assert float(found[2, 2]) == pytest.approx(0, abs=1e-9)
+    none = likely_covariance(torch.zeros_like(products), counts.clamp_max(1), common)
+    assert torch.equal(none, common.diag())
 
 
 @pytest.mark.parametrize("rank", [2, 256])

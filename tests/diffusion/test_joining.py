@@ -194,7 +194,7 @@ def test_every_entry_of_a_covariance_is_weighted_by_images(
             continue
         theirs = (sent * everybody - images * mine) / others
         worth = clean / (clean / others + (noisy - clean) * sent / others**2)
-        counted = (2 + images) / 2 if images > 1 else 2
+        counted = (2 + images) / 2 if images > 1 else 16
         mean = (counted * mine + worth * theirs) / (counted + worth)
         values, vectors = np.linalg.eigh(mean)
         wanted = axes.T @ (vectors * values.clip(0)) @ vectors.T @ axes
