@@ -68,6 +68,7 @@ def train_classifier(images: LabelledImages, num_classes: int, seed: int) -> Fea
 
     A step draws no more images than there are. Features are not scaled, and memory layout and optimiser are
     those that are fastest on a CPU.
+
     Parameters, result and errors as in :func:`train_feature_network`.
     """
     network = _initialise(images, num_classes, seed).to(memory_format=torch.channels_last)
