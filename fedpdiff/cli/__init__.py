@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -52,11 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 on success, 1 when a run failed, 2 for a mistake in the request, 130 after Ctrl-C.
+        0 on success, 1 when a run failed, 2 for a mistake in the request, 130 after Ctrl-C, 141 when nobody
+        reads the output any more.
     """
-    parsed = build_parser().parse_args(arguments)
     try:
-        return int(parsed.run(parsed) or 0)
+        parsed = build_parser().parse_args(arguments)
+        status = int(parsed.run(parsed) or 0)
+        print(end="", flush=True)
+        return status
+    except (BrokenPipeError, SystemExit):  # the latter after --help
+        if not _nobody_reads():
+            raise
+        return 141  # as a shell says of a program that SIGPIPE ended
     except FedpdiffError as error:
         # It may quote a file that somebody else wrote.
         lines = (plain_line(line, 4000) for line in str(error).splitlines())
@@ -70,6 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fedpdiff: interrupted", file=sys.stderr)
         return 130
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of the output is gone, as in ``fedpdiff advise ... | head -1``."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # none, or no file: a notebook, a test that captures it
+        return False
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # or Python's own last flush complains
+    return True
 
 
 def _of_the_disk(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,28 @@ def test_what_a_disk_refuses_is_one_line(
     monkeypatch.setattr("fedpdiff.cli.policy.run", refuse)
     assert main(["policy", "--images", "5"]) == 2
     assert capsys.readouterr().err.startswith(f"fedpdiff: error: {said}")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["simulate", "--list"], ["advise", "--help"]])
+def test_a_reader_who_stops_early_is_no_mistake(arguments: list[str], unbuffered: str) -> None:
+    """As `head -1` does; the rest of a short text is only written when the program ends."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fedpdiff", *arguments]
+    surroundings = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open(writing, "wb") as output:
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=surroundings, check=False)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_broken_pipe_of_something_else_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise BrokenPipeError(32, "of a worker")
+
+    monkeypatch.setattr("fedpdiff.cli.policy.run", fail)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        main(["policy", "--images", "5"])
 
 
 def test_what_nobody_expected_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
