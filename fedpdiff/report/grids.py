@@ -20,6 +20,7 @@ PANELS = {
     "pfdm": "PFDM",
     "oracle": "oracle hand-off",
 }
+RARE: tuple[Group, ...] = ("minority", "absent")
 _MAX_ROWS = 10  # classes shown per group
 _GAP = 0.12  # between images, as a share of their side
 
@@ -34,7 +35,7 @@ class Rows:
 
 @styled
 def client_grid(run: RunFiles, client: ClientResults, path: Path, columns: int = 7) -> Path | None:
-    """Draw every panel of one client, minority classes first; ``None`` when it has no samples."""
+    """Draw every panel of one client, rare classes first; ``None`` when it has no samples."""
     panels = {name: run.samples(client.client, name) for name in _names(run)}
     rows = _rows(client, panels)
     return _draw(run, panels, rows, path, columns, inch=0.29)
@@ -42,9 +43,9 @@ def client_grid(run: RunFiles, client: ClientResults, path: Path, columns: int =
 
 @styled
 def hero(run: RunFiles, client: ClientResults, path: Path, columns: int = 10) -> Path | None:
-    """Draw one client's minority classes: real, local-only and the method's, for the top of a page."""
+    """Draw one client's rare classes: real, local-only and the method's, for the top of a page."""
     panels = {name: run.samples(client.client, name) for name in ("real", "local", run.results.method)}
-    rows = [part for part in _rows(client, panels) if part.group == "minority"]
+    rows = [part for part in _rows(client, panels) if part.group in RARE]
     return _draw(run, panels, rows, path, columns, inch=0.36)
 
 
@@ -54,7 +55,7 @@ def _names(run: RunFiles) -> list[str]:
 
 
 def _rows(client: ClientResults, panels: dict[str, dict[int, np.ndarray]]) -> list[Rows]:
-    groups: tuple[Group, ...] = ("minority", "majority")
+    groups: tuple[Group, ...] = (*RARE, "majority")
     present = {label for images in panels.values() for label in images}
     rows = [Rows(group, tuple(client.classes.get(group, []))[:_MAX_ROWS]) for group in groups]
     known = {label for part in rows for label in part.classes}
@@ -122,7 +123,7 @@ def _row_labels(
             canvas.text(*place, _name(names, label), ha="right", va="center", size=8)
             y -= inch
         middle = y + len(part.classes) * inch / 2
-        colour = COLOURS["pfdm"] if part.group == "minority" else COLOURS["quiet"]
+        colour = COLOURS["pfdm"] if part.group in RARE else COLOURS["quiet"]
         place = (0.1 / width, middle / height)
         canvas.text(*place, part.group, rotation=90, ha="center", va="center", weight="bold", color=colour)
         y -= between

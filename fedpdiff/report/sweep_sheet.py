@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedpdiff.report.grids import tile
+from fedpdiff.report.grids import RARE, tile
 from fedpdiff.report.run_files import RunFiles
 from fedpdiff.report.style import COLOURS, figure, save, styled
-from fedpdiff.report.sweep_rows import GROUPS, Row, SweepRows
+from fedpdiff.report.sweep_rows import Row, SweepRows
 from fedpdiff.report.sweep_table import ordered
 from fedpdiff.report.sweep_words import name
 from fedpdiff.results import ClientResults
@@ -37,7 +37,8 @@ def draw_sheet(sweep: SweepRows, path: Path) -> tuple[Path, str] | None:
     real = _strips(first.runs[0].files, "real")
     if real:
         lines.insert(0, ("real images", real, COLOURS["real"]))
-    lines = [line for line in lines if len(line[1]) == len(lines[0][1])]
+    shapes = [strip.shape for strip in lines[0][1]]
+    lines = [line for line in lines if [strip.shape for strip in line[1]] == shapes]
     caption = (
         f"Samples of {first.runs[0].results.clients[0].name}, seed {first.seeds[0]}: the first of each "
         f"class, not the best; rare classes stand left. At most {_MAX_ROWS} rows of the table are shown."
@@ -61,7 +62,7 @@ def _strips(run: RunFiles, column: str) -> _Strips:
     client = run.results.clients[0]
     images = run.samples(client.client, column)
     strips = []
-    for group in GROUPS:
+    for group in (*RARE, "majority"):
         classes = [label for label in client.classes.get(group, []) if label in images][:_MAX_CLASSES]
         if classes:
             chosen = np.concatenate([images[label][:_PER_CLASS] for label in classes])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fedpdiff.report import charts, figures, grids
 from fedpdiff.report.run_files import RunFiles
+from fedpdiff.results import Group
 
 Build = Callable[..., Path]
 
@@ -47,6 +48,24 @@ def test_minority_classes_come_first(run_folder: Build) -> None:
         ("minority", (5, 6, 7, 8, 9)),
         ("majority", (0, 1, 2, 3, 4)),
     ]
+
+
+def test_classes_without_images_are_drawn_as_well(run_folder: Build) -> None:
+    run = RunFiles.read(run_folder())
+    client = run.results.clients[0]
+    classes: dict[Group, list[int]] = {"majority": [0, 1, 2, 3, 4], "minority": [5, 6], "absent": [7, 8, 9]}
+    asked = client.model_copy(update={"classes": classes})
+    rows = grids._rows(asked, {"pfdm": run.samples(0, "pfdm")})
+    assert [part.group for part in rows] == ["minority", "absent", "majority"]
+    only = client.model_copy(update={"classes": {**classes, "minority": []}})
+    path = grids.hero(run, only, run.folder / "figures" / "hero.png")
+    assert path
+    with Image.open(path) as picture:
+        three = picture.height
+    path = grids.hero(run, asked, run.folder / "figures" / "hero.png")
+    assert path
+    with Image.open(path) as picture:
+        assert picture.height > 1.4 * three  # five rows
 
 
 def test_grids_are_readable_files(run_folder: Build) -> None:
