@@ -21,8 +21,10 @@ Limit = Literal["personal", "uploads", "need"]
 
 EPSILONS = (1.0, 3.0, 10.0, 30.0, 100.0)
 MINORITIES = (0, 3, 8, 20, 50, 200)
-REACHED = 0.8
-"""Share of the best possible that trained networks reach (docs/advice.md has what was measured)."""
+FEW = 2.0
+"""Images of a class of which networks reach half of the best gain: few are learnt by heart, not followed."""
+REACHED = 0.85
+"""Share of the best possible without any image of a class (docs/advice.md has what was measured of both)."""
 _GAINS = {"yes": 0.1, "a little": 0.05, "hardly": 0.02}  # from which the words are used
 _RECOGNISED = {"yes": 0.8, "a little": 0.5, "hardly": 0.25}
 _SMALL_COST = 0.02  # share of a class's own variance: so little that samples look no different
@@ -36,8 +38,10 @@ class Outcome:
     Attributes
     ----------
     gain
-        Share of local-only's distance that collaborating is expected to take away: ``REACHED`` of
-        ``best_gain``. This and the next five are None where the client has no image of the class.
+        Share of local-only's distance that collaborating is expected to take away: ``reached`` of
+        ``best_gain``. This and the next six are None where the client has no image of the class.
+    reached
+        What networks reach of it: n / (n + ``FEW``) with n images of the class at the client.
     best_gain
         The same with the best denoisers.
     best_endless, best_oracle
@@ -52,6 +56,7 @@ class Outcome:
     """
 
     gain: float | None = None
+    reached: float | None = None
     best_gain: float | None = None
     best_endless: float | None = None
     best_oracle: float | None = None
@@ -75,7 +80,7 @@ class Outcome:
             return "need"
         if self.verdict == "yes":
             return None
-        endless = None if self.best_endless is None else REACHED * self.best_endless
+        endless = None if self.best_endless is None else (self.reached or 0) * self.best_endless
         return "personal" if self._word(endless, self.recognised_endless) == self.verdict else "uploads"
 
     def _word(self, gain: float | None, share: float | None) -> Verdict:
@@ -102,14 +107,15 @@ def predict(question: Question) -> Outcome:
         )  # what is not reached is right by chance
         return Outcome(recognised=share, recognised_endless=endless)
     found = distances(spectrum, noise, question.minority, pooled)
-    best = found.gain(found.pfdm)
-    gap = found.gap_closed
+    best, gap = found.gain(found.pfdm), found.gap_closed
+    reached = question.minority / (question.minority + FEW)
     return Outcome(
-        gain=REACHED * best,
+        gain=reached * best,
+        reached=reached,
         best_gain=best,
         best_endless=found.gain(found.endless),
         best_oracle=found.gain(found.oracle),
-        gap_closed=None if gap is None else REACHED * gap,
+        gap_closed=None if gap is None else reached * gap,
         cost=found.local / float(spectrum.within.sum()),
     )
 

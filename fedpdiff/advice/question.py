@@ -13,7 +13,7 @@ from fedpdiff.privacy.accountant import mu_from_epsilon
 from fedpdiff.privacy.calibration import smallest_t0
 from fedpdiff.schedule import NoiseSchedule
 
-UNSEEN_SIGNAL = 0.95
+UNSEEN_SIGNAL = 0.98
 """Share of signal at which the personal half begins with a class that it has no image of."""
 
 

@@ -25,7 +25,7 @@ PRIOR = 2.0
 EACH = 0.25
 """Images per direction that it counts as beside a class whose covariance is inverted."""
 ROUNDING = (2 / 255) ** 2 / 12
-"""Variance that rounding to 8 bits gives a pixel; images that do not vary at all show no less."""
+"""Variance that rounding to 8 bits gives a pixel, added before inverting: some pixels do not vary at all."""
 
 
 class ClassGaussian(nn.Module):
@@ -87,7 +87,8 @@ class ClassGaussian(nn.Module):
         """Estimate the moments.
 
         The covariance of a class with n images is n / (n + ``PRIOR``) its own, and for the rest the one that
-        is common to all classes. A class without two images has :func:`likely_covariance` of the others'.
+        is common to all classes. A class without two images has :func:`likely_covariance` of the others',
+        within the directions.
 
         Parameters
         ----------
@@ -104,11 +105,13 @@ class ClassGaussian(nn.Module):
         spread, directions = principal_directions(pixels, labels, means, rank, free, generator)
         products, squares = class_scatter(pixels, labels, means, directions.T)
         common = spread.clamp_min(0)
-        likely = likely_covariance(products, counts, common.double())
+        likely = torch.linalg.eigh(likely_covariance(products, counts, common.double()).float())
         for label, count in enumerate(counts.tolist()):
-            mine = products[label] / max(1.0, count - 1)
-            between = (count * mine + PRIOR * common.diag()) / (count + PRIOR)
-            variances, rotation = torch.linalg.eigh((between if count > 1 else likely).float())
+            if count > 1:
+                mixed = (count / (count - 1) * products[label] + PRIOR * common.diag()) / (count + PRIOR)
+                variances, rotation = torch.linalg.eigh(mixed.float())
+            else:
+                variances, rotation = likely
             self.variances[label], self.rotations[label] = variances.clamp_min(0), rotation
         self.means.copy_(means)
         self.counts.copy_(counts)
@@ -141,13 +144,15 @@ class ClassGaussian(nn.Module):
 
 
 def likely_covariance(products: torch.Tensor, counts: torch.Tensor, common: torch.Tensor) -> torch.Tensor:
-    """Return the covariance that a class has of which no image shows any, float64 (R, R).
+    """Return the covariance that samples of a class should have of which no image shows any, float64 (R, R).
 
-    Samples of it should look like images of that class, whichever of the known shapes S_k it has. The mean
-    of KL(N(0, S) || N(0, S_k)) over k, weighted by images, is least where S^-1 is the mean of S_k^-1. The
-    mean of the S_k themselves is least the other way round: it covers all of them, so its samples also vary
-    where hardly any class does. A class that has fewer images than directions seems not to vary in most of
-    them, so to each the common covariance is added, counted as ``EACH`` images per direction.
+    They should look like images of that class, whichever of the known shapes S_k it has. The mean over k of
+    KL(N(0, S) || N(0, S_k)), weighted by images less one, is least where S^-1 is the mean of S_k^-1. The mean
+    of the S_k is least the other way round: it covers all of them, so its samples vary too much for each. How
+    much smaller the harmonic mean is follows from how much the classes differ.
+
+    Also from how few images there are: inverted sample covariances are too large. To each S_k the common
+    covariance is added, counted as ``EACH`` images per direction, which limits that but does not remove it.
 
     Parameters
     ----------

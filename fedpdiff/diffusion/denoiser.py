@@ -16,7 +16,7 @@ from fedpdiff.diffusion.denoiser_config import CONFIG_FILE, DenoiserConfig
 from fedpdiff.diffusion.linear_gaussian import LinearGaussian
 from fedpdiff.errors import DataError
 
-UNSEEN_SIGNAL = 0.95
+UNSEEN_SIGNAL = 0.98
 """Share of signal down to which the base stands for a personal network that has seen no image of a class."""
 
 _CENTRE_FILE = "centre.safetensors"

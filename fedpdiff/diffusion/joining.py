@@ -20,7 +20,8 @@ DOUBT = 2.0
 """How often the errors of own moments count: the network of the levels below errs with them
 (docs/more-signal.md has what other numbers give)."""
 LIKELY = 16.0
-"""Images that the covariance of a class without two own ones counts as, beside what uploads tell of it."""
+"""Images that the covariance of a class without two own ones counts as, beside what uploads tell of it:
+chosen on two data sets with five known classes at each client (docs/more-signal.md)."""
 
 
 def join(global_half: Denoiser, personal: Denoiser) -> tuple[Denoiser, Denoiser]:
@@ -112,7 +113,7 @@ def _covariances(
 
     Uploads tell of the coarse directions alone. Along the axes of the common covariance there each entry is
     the mean of three, weighted by images: n own ones and the common covariance, ``PRIOR`` images, both
-    through ``DOUBT`` (without own ones ``LIKELY`` images for the likely covariance), and as many as
+    through ``DOUBT`` (without two own ones ``LIKELY`` images for the likely covariance), and as many as
     l_i l_j over the error says that the others are worth. What that changes along the axes goes on to other
     directions by the common covariance, as in a regression on them.
     """
