@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedpdiff.advice.answer import answer, epsilon_for, predict
+from fedpdiff.advice.answer import Outcome, answer, epsilon_for, predict
 from fedpdiff.advice.question import Question
 from fedpdiff.advice.words import advice_text
 from fedpdiff.errors import ConfigError, FedpdiffError
@@ -98,6 +98,19 @@ def test_the_most_minority_images_are_those_of_equal_classes() -> None:
         Question(10, 60_000, 6001, (28, 28, 1))
 
 
+@pytest.mark.parametrize(("images", "share"), [(3, 0.6), (8, 0.8), (20, 10 / 11)])
+def test_of_few_images_networks_reach_less(images: int, share: float) -> None:
+    outcome = predict(Question(30, 1006, images, (8, 8, 1)))
+    assert outcome.gain == pytest.approx(share * (outcome.best_gain or 0))
+    assert (outcome.gap_closed or 0) < share
+
+
+@pytest.mark.parametrize(("reached", "limit"), [(0.6, "personal"), (1.0, "uploads")])
+def test_what_limits_is_judged_by_what_networks_reach(reached: float, limit: str) -> None:
+    """Uploads without end would make a little of a little, or a yes."""
+    assert Outcome(gain=0.08, reached=reached, best_endless=0.15, cost=0.5).limit == limit
+
+
 def test_it_is_of_the_size_of_what_the_quickstart_measured() -> None:
     """Committed runs of three seeds, two clients: 1,006 digits, epsilon 60, 8 images of a rare class."""
     reductions, oracles = [], []
@@ -110,5 +123,5 @@ def test_it_is_of_the_size_of_what_the_quickstart_measured() -> None:
     assert len(reductions) == 6
     outcome = predict(Question(60, 1006, 8, (8, 8, 1)))
     assert outcome.gain == pytest.approx(statistics.fmean(reductions), abs=0.05)
-    assert pytest.approx(statistics.fmean(reductions) / (outcome.best_gain or 1), abs=0.15) == 0.8
+    assert pytest.approx(statistics.fmean(reductions) / (outcome.best_gain or 1), abs=0.15) == outcome.reached
     assert 0.5 < statistics.fmean(oracles) / (outcome.best_oracle or 1) < 1.05
