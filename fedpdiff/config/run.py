@@ -38,7 +38,7 @@ class RunConfig(Settings):
     wait_seconds: int = setting(120, _SECONDS, ge=1)
     reply_seconds: int = setting(3600, _SECONDS, ge=1)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int = setting(1, "a whole number of at least 0 (0 = torch's own choice)", ge=0)
+    threads: int = setting(1, "a whole number of at least 0 (0 = the libraries' own choice)", ge=0)
     gpu_clients: str = setting(
         "auto", "auto or a whole number of at least 1", pattern=r"^(auto|[1-9]\d{0,3})$"
     )

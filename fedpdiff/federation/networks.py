@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from fedpdiff.config import RunConfig
 from fedpdiff.data.classes import absent_classes
@@ -60,9 +61,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_threads(threads: int) -> None:
-    """Let torch use this many CPU threads; 0 leaves its own choice."""
+    """Let torch, numpy and scipy use this many CPU threads in this process; 0 leaves their own choice.
+
+    With another number of threads linear algebra adds up in another order, so last digits differ.
+    """
     if threads:
         torch.set_num_threads(threads)
+        threadpool_limits(threads)
 
 
 def training_settings(config: RunConfig, steps: int, device: torch.device) -> TrainingSettings:
