@@ -27,7 +27,7 @@ def distances(results: Results, path: Path) -> Path | None:
     if not groups:
         return None
     height = 0.75 + len(clients) * (0.19 * len(methods) + 0.16)
-    canvas = figure(3.9 * len(groups), height)
+    canvas = figure(7.8, height)  # one panel, too: the legend needs it
     for place, group in enumerate(groups):
         axes = canvas.add_subplot(1, len(groups), place + 1)
         _bars(axes, clients, group, methods)

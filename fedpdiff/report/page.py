@@ -123,7 +123,9 @@ def headline(results: Results) -> str:
     if not any(client.groups for client in results.clients):
         return "The run is done; its scores stay with the clients."
     if not pairs:
-        return "This run has too few images of rare classes for a comparison."
+        return _of_absent_classes(results) or (
+            "This run has too few images of rare classes for a comparison."
+        )
     change = 1 - statistics.fmean(pfdm for _, pfdm in pairs) / statistics.fmean(local for local, _ in pairs)
     who = "each client" if len(pairs) > 1 else next(c.name for c in results.clients if c.groups)
     alone = f"what {who} can make alone"
@@ -132,6 +134,17 @@ def headline(results: Results) -> str:
     direction = "closer to" if change > 0 else "further from"
     share = wording.percent(abs(change))
     return f"For rare classes, collaboration made images {share} {direction} real ones than {alone}."
+
+
+def _of_absent_classes(results: Results) -> str:
+    """Return what can be said of classes that clients have no image of; "" where there are none."""
+    scores = [client.groups.get("absent", {}) for client in results.clients]
+    pairs = [(one["local"].accuracy, one["pfdm"].accuracy) for one in scores if {"local", "pfdm"} <= set(one)]
+    known = [(local, pfdm) for local, pfdm in pairs if local is not None and pfdm is not None]
+    if not known:
+        return ""
+    alone, together = (wording.percent(statistics.fmean(column)) for column in zip(*known, strict=True))
+    return f"Of classes that a client has no image of, {together} of the samples are right; alone {alone}."
 
 
 def _inlined(figure: ReportFigure) -> dict[str, str]:

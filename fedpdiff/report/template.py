@@ -106,7 +106,9 @@ _RESULTS = """
 <h2>Results</h2>
 <p>Frechet distance to real test images of the same classes, lower is better; the percentage is the share of
 images that a classifier recognises as the class that was asked for. Minority classes are those a client has
-few images of. <em>Local-only</em> is what it makes from its own images, <em>{{ results.method_title }}</em>
+few images of
+{%- if results.clients | selectattr("groups.absent", "defined") | list %}, absent those it has none of{% endif %}.
+<em>Local-only</em> is what it makes from its own images, <em>{{ results.method_title }}</em>
 what it makes together with the others.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">client</th><th scope="col">classes</th>

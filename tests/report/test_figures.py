@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedpdiff.report import charts, figures, grids
 from fedpdiff.report.run_files import RunFiles
-from fedpdiff.results import Group
+from fedpdiff.results import Group, Results
 
 Build = Callable[..., Path]
 
@@ -78,6 +78,22 @@ def test_grids_are_readable_files(run_folder: Build) -> None:
             assert picture.width > 1500
             assert len(np.unique(np.asarray(picture.convert("L")))) > 100
     assert dict(matplotlib.rcParams) == before
+
+
+def test_one_group_of_classes_gets_a_figure_of_the_same_width(run_folder: Build, tmp_path: Path) -> None:
+    """The legend of all methods needs it."""
+    results = Results.read(run_folder())
+    one = [
+        client.model_copy(update={"groups": {"majority": client.groups["majority"]}})
+        for client in results.clients
+    ]
+    widths = []
+    for found in (results, results.model_copy(update={"clients": one})):
+        path = charts.distances(found, tmp_path / "distances.png")
+        assert path
+        with Image.open(path) as picture:
+            widths.append(picture.width)
+    assert widths[0] == widths[1]
 
 
 def test_nothing_to_draw_gives_no_file(run_folder: Build, tmp_path: Path) -> None:

@@ -195,6 +195,25 @@ def test_the_headline_says_gain_or_loss(run_folder: Build, pfdm: float | None, w
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_of_classes_without_images_it_says_what_share_is_right(run_folder: Build) -> None:
+    folder = run_folder()
+    found = Results.read(folder).clients
+    assert "those it has none of" not in read(folder)
+    absent = [{"local": {"accuracy": 0.02}, "pfdm": {"accuracy": share}} for share in (0.8, 0.9)]
+    clients = [
+        {
+            **client.model_dump(),
+            "groups": {"majority": client.model_dump()["groups"]["majority"], "absent": one},
+        }
+        for client, one in zip(found, absent, strict=True)
+    ]
+    change(folder, clients=clients)
+    text = read(folder)
+    assert "no image of, 85 % of the samples are right; alone 2 %." in text
+    assert "absent those it has none of" in text
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_without_numbers_still_has_a_page(run_folder: Build) -> None:
     folder = run_folder()
     clients = [{"client": 0, "name": "a", "groups": {"majority": {"pfdm": {}}}}]
