@@ -107,7 +107,8 @@ _RESULTS = """
 <p>Frechet distance to real test images of the same classes, lower is better; the percentage is the share of
 images that a classifier recognises as the class that was asked for. Minority classes are those a client has
 few images of
-{%- if results.clients | selectattr("groups.absent", "defined") | list %}, absent those it has none of{% endif %}.
+{%- if results.clients | selectattr("groups.absent", "defined") | list %}
+, absent those it has none of{% endif %}.
 <em>Local-only</em> is what it makes from its own images, <em>{{ results.method_title }}</em>
 what it makes together with the others.</p>
 <div class="scroll"><table>
