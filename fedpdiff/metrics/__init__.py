@@ -9,7 +9,7 @@ from __future__ import annotations
 from fedpdiff.metrics.accuracy import accuracy
 from fedpdiff.metrics.feature_training import cached_feature_network, train_feature_network
 from fedpdiff.metrics.features import FEATURE_DIM, FeatureNetwork, FeatureSpace
-from fedpdiff.metrics.frechet import frechet, frechet_spread
+from fedpdiff.metrics.frechet import frechet
 from fedpdiff.metrics.inception import InceptionFeatures
 from fedpdiff.metrics.kernel_distance import kernel_distance
 from fedpdiff.metrics.precision_recall import precision_recall
@@ -24,7 +24,6 @@ __all__ = [
     "accuracy",
     "cached_feature_network",
     "frechet",
-    "frechet_spread",
     "kernel_distance",
     "precision_recall",
     "train_feature_network",

@@ -39,24 +39,6 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float | None:
     return _distance(_gaussian(real), _gaussian(fake))
 
 
-def frechet_spread(
-    real: np.ndarray, fake: np.ndarray, generator: np.random.Generator, repeats: int = 20
-) -> float | None:
-    """Return the bootstrap standard deviation of :func:`frechet` over resampled images of both sides.
-
-    It says how much the number would move with other images from the same two models; it does not include
-    training again. ``None`` where :func:`frechet` gives none.
-    """
-    if frechet(real, fake) is None:
-        return None
-    distances = []
-    for _ in range(repeats):
-        some_real = real[generator.integers(len(real), size=len(real))]
-        some_fake = fake[generator.integers(len(fake), size=len(fake))]
-        distances.append(_distance(_gaussian(some_real), _gaussian(some_fake)))
-    return float(np.std(distances, ddof=1))
-
-
 def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features.mean(axis=0), np.cov(features, rowvar=False)
 

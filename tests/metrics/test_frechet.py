@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_fid.fid_score import calculate_frechet_distance
 
-from fedpdiff.metrics import frechet, frechet_spread
+from fedpdiff.metrics import frechet
 
 
 def whitened(generator: np.random.Generator, count: int, dimension: int) -> np.ndarray:
@@ -52,7 +52,6 @@ def test_too_few_images_give_no_number(real: int, fake: int) -> None:
     generator = np.random.default_rng(0)
     one, other = generator.normal(size=(real, 8)), generator.normal(size=(fake, 8))
     assert frechet(one, other) is None
-    assert frechet_spread(one, other, generator) is None
 
 
 def test_a_collapsed_model_gets_a_number_without_noise_on_the_terminal(capsys) -> None:
@@ -65,13 +64,3 @@ def test_a_collapsed_model_gets_a_number_without_noise_on_the_terminal(capsys) -
     assert collapsed is not None and collapsed > 10
     assert constant == pytest.approx(float((real.mean(0) ** 2).sum() + real.var(0, ddof=1).sum()), rel=1e-3)
     assert capsys.readouterr().out == ""
-
-
-def test_the_spread_shrinks_with_more_images_and_follows_from_the_generator() -> None:
-    def spread(count: int, seed: int) -> float | None:
-        generator = np.random.default_rng(count)
-        real, fake = generator.normal(size=(count, 4)), 1 + generator.normal(size=(count, 4))
-        return frechet_spread(real, fake, np.random.default_rng(seed))
-
-    assert spread(100, 1) == spread(100, 1)
-    assert spread(100, 1) > 2 * spread(2500, 1) > 0  # expected ratio 5
