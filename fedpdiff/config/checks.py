@@ -101,6 +101,11 @@ def _data(config: RunConfig) -> list[str]:
         problems.append(
             f"classes = {show(config.classes)}: empty or repeated names: {', '.join(repeated)[:200]}"
         )
+    if config.guidance_scale != 1 and not config.label_dropout:
+        problems.append(
+            f"guidance-scale = {config.guidance_scale:g} with label-dropout = 0: guidance asks the network "
+            "without the label as well; set label-dropout above 0, or guidance-scale to 1"
+        )
     return problems
 
 

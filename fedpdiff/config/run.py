@@ -95,6 +95,7 @@ class RunConfig(Settings):
     personal_objective: Literal["velocity", "noise"] = setting("velocity", "velocity or noise")
     class_balance: float = setting(1.0, "a number from 0 (uniform) to 1 (balanced)", ge=0, le=1)
     label_dropout: float = setting(0.2, "a number from 0 to below 1", ge=0, lt=1)
+    guidance_scale: float = setting(1.0, "a number from 1 (none) to 20", ge=1, le=20)
     clip_flag: bool = setting(False, "true or false")
     clip_flag_switch: float = setting(1.0, "a number from 0 to 1", ge=0, le=1)
     chain: Literal["continued", "nested"] = setting("continued", "continued or nested")

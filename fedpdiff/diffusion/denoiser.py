@@ -69,25 +69,36 @@ class Denoiser(torch.nn.Module):
         return self.network.dtype
 
     def clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
-        """Return E[x_0 | x_t] in pixels, clamped to [-1, 1]; ``x_t`` has shape (N, C, H, W), pixel frame."""
+        """Return what sampling takes for the clean image, in pixels, clamped to [-1, 1].
+
+        It is E[x_0 | x_t], of a personal network guided by ``config.guidance_scale``. ``x_t`` has shape
+        (N, C, H, W), pixel frame.
+        """
         offset = self.centre.to(x_t)
         shifted = x_t - self.chain.alpha_bar[t].sqrt().to(x_t) * offset
-        return (self.clean_clipped(shifted, t, labels) + offset).clamp(-1.0, 1.0)
+        return (self._clean(shifted, t, labels, self.config.guidance_scale) + offset).clamp(-1.0, 1.0)
 
     def clean_clipped(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for images in this half's own frame (global half: clipped, around the centre)."""
-        if self.base is not None and self.config.kind == "personal":
-            return self._personal_clean(x_t, t, labels)
+        return self._clean(x_t, t, labels, 1.0)
+
+    def _clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor, guidance: float) -> torch.Tensor:
+        if self.config.kind == "personal":
+            return self._personal_clean(x_t, t, labels, guidance)
         levels = torch.full((len(x_t),), t)
         return self.chain.clean_from_output(self._output(x_t, t, labels), x_t, levels)
 
-    def _personal_clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+    def _personal_clean(
+        self, x_t: torch.Tensor, t: int, labels: torch.Tensor, guidance: float
+    ) -> torch.Tensor:
         """Return what the base says above the hand-off, of classes without an image far below it; or else the
         network."""
-        if t > self.config.hand_off:
+        if self.base is not None and t > self.config.hand_off:
             return self._from_base(x_t, t, labels)
         levels = torch.full((len(x_t),), t)
-        clean = self.chain.clean_from_output(self._network_output(x_t, t, labels), x_t, levels)
+        clean = self.chain.clean_from_output(self._guided_output(x_t, t, labels, guidance), x_t, levels)
+        if self.base is None:
+            return clean
         unseen = self._unseen(labels)
         if float(self.chain.alpha_bar[t]) <= UNSEEN_SIGNAL and unseen.any():
             clean[unseen] = self._from_base(x_t[unseen], t, labels[unseen]).to(clean)
@@ -119,6 +130,20 @@ class Denoiser(torch.nn.Module):
         assert self.base is not None
         return self.base(x_t, self.chain.alpha_bar[t].expand(len(x_t)), labels)
 
+    def _guided_output(
+        self, x_t: torch.Tensor, t: int, labels: torch.Tensor, guidance: float
+    ) -> torch.Tensor:
+        """Return the network's output, moved away from what it says without the label.
+
+        Ho and Salimans (2022), eq. 6, with 1 for no guidance. Noise, velocity and clean image are affine in
+        each other at a given x_t, so it does not matter which of them is moved.
+        """
+        output = self._network_output(x_t, t, labels)
+        if guidance == 1.0:
+            return output
+        unlabelled = self._evaluate(x_t, t, torch.full_like(labels, self.config.conditions - 1))
+        return unlabelled + guidance * (output - unlabelled)
+
     def _network_output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.
         clipped = self.config.clip_flag_switch * self.config.t0 < t <= self.config.t0
@@ -126,8 +151,11 @@ class Denoiser(torch.nn.Module):
         if self.config.clip_flag and not clipped:
             labels = labels + len(self.config.class_names)  # flag 1: unclipped
         labels = labels.masked_fill(unseen, self.config.conditions - 1)
+        return self._evaluate(x_t, t, labels)
+
+    def _evaluate(self, x_t: torch.Tensor, t: int, conditions: torch.Tensor) -> torch.Tensor:
         # diffusers counts levels from 0
-        return self.network(x_t, torch.tensor(t - 1, device=x_t.device), class_labels=labels).sample
+        return self.network(x_t, torch.tensor(t - 1, device=x_t.device), class_labels=conditions).sample
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write network (safetensors), description (JSON), centre and base, if any, to ``folder``."""

@@ -40,6 +40,9 @@ class DenoiserConfig(BaseModel):
         Noise of the uploads; ``seeded`` is for simulations and NOT PRIVATE.
     hidden_label
         Whether the network was also trained without labels; the last condition then stands for none.
+    guidance_scale
+        How far sampling moves a personal network's output away from what it says without the label
+        (classifier-free guidance, Ho and Salimans 2022); 1: not at all.
     unseen
         Classes of which the network was trained on no image: their label is hidden from it, so that it
         finishes what it is handed with what it knows of the others; a base stands for it down to low levels.
@@ -61,6 +64,7 @@ class DenoiserConfig(BaseModel):
     clip_flag: bool = False
     clip_flag_switch: float = Field(default=1.0, ge=0, le=1)
     hidden_label: bool = False
+    guidance_scale: float = Field(default=1.0, ge=1, le=20)
     base: Literal["none", "gaussian"] = "none"
     unseen: list[int] = []
     release_noise: Literal["secure", "seeded"] = "secure"
@@ -78,6 +82,8 @@ class DenoiserConfig(BaseModel):
             raise ValueError("base = 'gaussian' of a global half is for objective = 'ambient'")
         if self.kind == "personal" and self.objective == "ambient":
             raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
+        if self.guidance_scale != 1 and not (self.kind == "personal" and self.hidden_label):
+            raise ValueError("guidance_scale is for a personal half trained with hidden_label")
         if self.unseen and not self.hidden_label:
             raise ValueError("unseen: labels can be hidden only from a network trained with hidden_label")
         return self

@@ -109,7 +109,9 @@ def _progress(say: Say, what: str, number: int) -> Progress:
 
 def _untrained(artefacts: Artefacts, config: DenoiserConfig, seed: int) -> Denoiser:
     """Return a new network for the levels that are attacked, in the frame of a target of this kind."""
-    config = config.model_copy(update={"clip_flag": False, "hidden_label": False, "unseen": []})
+    config = config.model_copy(
+        update={"clip_flag": False, "hidden_label": False, "guidance_scale": 1.0, "unseen": []}
+    )
     channels, height, width = config.image_shape
     network = build_network(artefacts.config.network, (channels, height, width), config.conditions, seed)
     centre = torch.zeros(channels, height, width)

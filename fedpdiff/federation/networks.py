@@ -269,6 +269,7 @@ class Trainer:
                 "clip_flag_switch": self.config.clip_flag_switch,
                 "release_noise": self.mechanism.noise,
                 "hidden_label": hides,
+                "guidance_scale": self.config.guidance_scale if hides else 1.0,
                 # A personal half gets its base after the training.
                 "base": "none" if personal else self.config.global_base,
                 "unseen": list(absent_classes(counts)) if hides and counts else [],
