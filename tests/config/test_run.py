@@ -70,7 +70,7 @@ def test_whole_numbers_are_allowed_for_floats() -> None:
         ("public-fraction", 0.9), ("test-fraction", 0.0), ("partitioner", "random"), ("partitioner", "a b:C"),
         ("delta", 0.0), ("delta", 1.0), ("clip", 0.0), ("wire-bits", 3), ("network", "large"),
         ("clip-flag", 1), ("ema-decay", 1.0), ("diffusion-steps", 9), ("t0", -1), ("batch-size", 0),
-        ("global-workers", 0), ("gpu-clients", "some"),
+        ("global-workers", 0), ("gpu-clients", "some"), ("guidance-scale", 0.5), ("guidance-scale", 21.0),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named(key: str, value: object) -> None:
@@ -103,6 +103,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"epsilon": 0, "t0": 1000}, ["t0", "diffusion-steps"]),
         ({"chain": "nested"}, ["hand-off-signal", "nested"]),
         ({"hand_off_signal": 0}, ["hand-off-signal", "personal-base"]),
+        ({"guidance_scale": 1.5, "label_dropout": 0}, ["guidance-scale", "label-dropout"]),
         ({"personal_levels": "below-t0"}, ["personal-base", "personal-levels"]),
         ({"objective": "noise"}, ["global-base", "ambient"]),
         ({"min_clients": 3}, ["min-clients", "clients"]),

@@ -142,3 +142,55 @@ def test_the_label_of_an_unseen_class_is_hidden(micro: str, describe: Any, tmp_p
 def test_labels_cannot_be_hidden_from_a_network_that_always_saw_them(describe: Any) -> None:
     with pytest.raises(ValueError, match="only from a network trained with hidden_label"):
         describe("personal", unseen=[1])
+
+
+@pytest.mark.parametrize("objective", ["noise", "velocity"])
+@pytest.mark.parametrize("scale", [1.0, 1.5, 4.0])
+def test_guidance_moves_a_class_away_from_all(
+    gaussian: Any, exact_network: Any, describe: Any, objective: str, scale: float
+) -> None:
+    """Where class and mixture are Gaussians of one covariance, guided images are those of a moved mean."""
+    settings = {"image_shape": [1, 2, 2], "hidden_label": True, "objective": objective}
+    config = describe("personal", **settings, guidance_scale=scale)
+    everything = gaussian.shifted(torch.full((1, 2, 2), -0.05))
+    network = exact_network(config.chain(), [gaussian, gaussian, everything])
+    half = Denoiser(network, config, torch.zeros(1, 2, 2))
+    x = 0.3 * torch.randn(20, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    labels, share = torch.arange(20) % 2, float(half.chain.alpha_bar[300])
+    moved = everything.shifted(torch.full((1, 2, 2), 0.05 * scale))
+    guided = moved.expected(x, share)
+    assert float(guided.abs().max()) < 1
+    torch.testing.assert_close(half.clean(x, 300, labels), guided, atol=1e-5, rtol=0)
+    # What is not sampling, such as an attack, asks the network itself.
+    torch.testing.assert_close(
+        half.clean_clipped(x, 300, labels), gaussian.expected(x, share), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(half.noise(x, 300, labels), gaussian.expected_noise(x, share))
+
+
+def test_without_guidance_the_network_is_asked_once(gaussian: Any, exact_network: Any, describe: Any) -> None:
+    for scale, times in ((1.0, 1), (1.5, 2)):
+        config = describe("personal", image_shape=[1, 2, 2], hidden_label=True, guidance_scale=scale)
+        network = exact_network(config.chain(), [gaussian] * 3)
+        Denoiser(network, config, torch.zeros(1, 2, 2)).clean(
+            torch.zeros(2, 1, 2, 2), 9, torch.tensor([0, 1])
+        )
+        assert network.asked == [(8, [0, 1]), (8, [2, 2])][:times]
+
+
+def test_guidance_survives_the_disk(micro: str, describe: Any, tmp_path: Path) -> None:
+    network = build_network(micro, (1, 4, 4), 3, seed=1).eval()
+    config = describe("personal", hidden_label=True, guidance_scale=3.0)
+    half = Denoiser(network, config, torch.zeros(1, 4, 4))
+    half.save_pretrained(tmp_path)
+    x, labels = 0.1 * torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+    with torch.no_grad():
+        found = Denoiser.from_pretrained(tmp_path).clean(x, 500, labels)
+        assert torch.equal(found, half.clean(x, 500, labels))
+        assert not torch.equal(found, half.clean_clipped(x, 500, labels).clamp(-1, 1))
+
+
+def test_guidance_needs_a_personal_network_that_knows_no_label(describe: Any) -> None:
+    for kind, settings in (("personal", {}), ("continued", {"hidden_label": True})):
+        with pytest.raises(ValueError, match="for a personal half trained with hidden_label"):
+            describe(kind, **settings, guidance_scale=1.5)

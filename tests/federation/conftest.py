@@ -10,6 +10,7 @@ import torch
 from fedpdiff.config import RunConfig
 from fedpdiff.federation.agreement import Agreement, propose
 from fedpdiff.federation.certificates import certificate_text
+from fedpdiff.federation.protocol import Mechanism
 from fedpdiff.privacy.certificate import make_certificate
 from fedpdiff.privacy.certificate_facts import ReleaseFacts
 from fedpdiff.privacy.request import ReleaseRequest
@@ -63,5 +64,16 @@ def certified(release_request: ReleaseRequest, facts_of: Callable[..., ReleaseFa
 
     def make(integers: np.ndarray, labels: np.ndarray, **changes: Any) -> str:
         return certificate_text(make_certificate(facts_of(release_request, integers, labels, **changes)))
+
+    return make
+
+
+@pytest.fixture
+def agreed(run_config: Callable[..., RunConfig], no_images: LabelledImages) -> Callable[..., Mechanism]:
+    """Return ``agreed(bits, image_shape)``."""
+
+    def make(bits: int, shape: list[int]) -> Mechanism:
+        mechanism = propose(run_config(release_noise="seeded", wire_bits=bits), no_images).mechanism
+        return mechanism.model_copy(update={"image_shape": shape})
 
     return make

@@ -14,7 +14,6 @@ from fedpdiff.diffusion.batches import Uploads
 from fedpdiff.diffusion.denoiser import to_arrays
 from fedpdiff.errors import DataError
 from fedpdiff.federation import pooled
-from fedpdiff.federation.agreement import propose
 from fedpdiff.federation.networks import Trainer
 from fedpdiff.federation.pooled import SpooledImages, pooled_images
 from fedpdiff.federation.protocol import Mechanism, ReleaseManifest, ShardManifest
@@ -22,7 +21,6 @@ from fedpdiff.federation.spool import Spool, rows_per_shard, shard_digest
 from fedpdiff.privacy.gaussian_noise import SeededNoise
 from fedpdiff.privacy.mechanism import release_integers
 from fedpdiff.privacy.wire import decode, encode
-from fedpdiff.types import LabelledImages
 
 SITES = {"a": 40, "b": 23}  # the last shard of each is not full
 ODD = [1, 5, 5]  # 25 values: at 4 and 2 bits, images begin in mid-byte
@@ -69,17 +67,6 @@ def fill_one(folder: Path, mechanism: Mechanism, count: int) -> tuple[Spool, np.
         spool.accept(shard, {"codes": codes, "labels": own})
     spool.finish()
     return spool, np.concatenate(values)
-
-
-@pytest.fixture
-def agreed(run_config: Callable[..., RunConfig], no_images: LabelledImages) -> Callable[..., Mechanism]:
-    """Return ``agreed(bits, image_shape)``."""
-
-    def make(bits: int, shape: list[int]) -> Mechanism:
-        mechanism = propose(run_config(release_noise="seeded", wire_bits=bits), no_images).mechanism
-        return mechanism.model_copy(update={"image_shape": shape})
-
-    return make
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
@@ -129,18 +116,6 @@ def test_the_same_weights_wherever_the_uploads_lie(
     other = to_arrays(trainer.global_half(values + 1, pooled_images(spools)[1]))
     assert all(np.array_equal(in_memory[name], from_disk[name]) for name in in_memory)
     assert any(not np.array_equal(in_memory[name], other[name]) for name in in_memory)
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_personal_half_knows_which_classes_it_never_saw(
-    dropout: float, run_config: Callable[..., RunConfig], agreed: Callable[..., Mechanism]
-) -> None:
-    config = run_config(personal_steps=1, batch_size=2, warmup_steps=0, device="cpu", label_dropout=dropout)
-    mechanism = agreed(8, list(config.image_shape))
-    trainer = Trainer(config, mechanism, np.zeros(config.image_shape), tuple("0123"))
-    images = LabelledImages(torch.zeros(3, *config.image_shape, dtype=torch.uint8), torch.tensor([0, 2, 2]))
-    personal = trainer.personal(images, ("client", 0, "personal"))
-    assert personal.config.unseen == ([1, 3] if dropout else [])
 
 
 @pytest.mark.parametrize("damage", ["shorter", "missing", "other"])
