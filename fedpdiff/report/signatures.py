@@ -1,7 +1,8 @@
 """Known ways in which a run fails: what its files show, and what to change.
 
 The signs are those that PFDM's first version names (arXiv 2504.00952v1), and what separates their causes:
-rare classes no better than alone, blurred samples, attacks that succeed.
+rare classes no better than alone, blurred samples, attacks that succeed. One is ours: few images learnt by
+heart.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy as np
 from fedpdiff.attack_results import AttackResults
 from fedpdiff.report.run_files import RunFiles, own_column
 from fedpdiff.report.wording import number, percent
-from fedpdiff.results import Method, Results
+from fedpdiff.results import Group, Method, Results
 
 BLURRED = 0.75
 """Sharpness, as a share of that of real images, below which samples count as blurred."""
 _UNRECOGNISED = 0.5
 _CLEARLY = 0.95
+_BY_HEART = 0.5
+"""Coverage below which few images count as learnt by heart: of 3 to 5 it was at most 0.4, of 8 above 0.5."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Symptoms:
         hand-off's.
     accuracy
         Share of the method's rare-class samples that are recognised as their class, 0 .. 1.
+    coverage
+        Share of real images of rare classes that lie near a sample (recall), over that of frequent classes;
+        None as well where the network was not trained on all classes equally often.
     sharpness
         Of the method's samples, as a share of that of real images.
     attacks
@@ -47,6 +53,7 @@ class Symptoms:
     local: float | None = None
     oracle: float | None = None
     accuracy: float | None = None
+    coverage: float | None = None
     sharpness: float | None = None
     attacks: AttackResults | None = None
 
@@ -61,6 +68,7 @@ def symptoms(run: RunFiles) -> Symptoms:
         local=_minority(results, "local", "frechet"),
         oracle=_minority(results, "oracle", "frechet"),
         accuracy=_minority(results, column, "accuracy"),
+        coverage=_coverage(run, column),
         sharpness=relative_sharpness(run),
         attacks=attacks if attacks and attacks.controls_work else None,
     )
@@ -68,11 +76,29 @@ def symptoms(run: RunFiles) -> Symptoms:
 
 def signatures(found: Symptoms) -> list[str]:
     """Say which known failures the symptoms show, and what to change; one line each."""
-    return [*_no_gain(found), *_unrecognised(found), *_blurred(found), *_attacked(found.attacks)]
+    return [
+        *_no_gain(found),
+        *_unrecognised(found),
+        *_by_heart(found),
+        *_blurred(found),
+        *_attacked(found.attacks),
+    ]
 
 
 def _minority(results: Results, column: Method, metric: str) -> float | None:
-    scores = [client.groups.get("minority", {}).get(column) for client in results.clients]
+    return _group(results, "minority", column, metric)
+
+
+def _coverage(run: RunFiles, column: Method) -> float | None:
+    if run.config.get("class-balance") != 1 or run.results.method.startswith("dpdm"):
+        return None
+    rare = _group(run.results, "minority", column, "recall")
+    frequent = _group(run.results, "majority", column, "recall")
+    return None if rare is None or not frequent else rare / frequent
+
+
+def _group(results: Results, group: Group, column: Method, metric: str) -> float | None:
+    scores = [client.groups.get(group, {}).get(column) for client in results.clients]
     return _mean(getattr(score, metric) for score in scores if score is not None)
 
 
@@ -115,6 +141,16 @@ def _unrecognised(found: Symptoms) -> list[str]:
     return [
         f"Only {percent(found.accuracy)} of rare-class samples are recognised as their class: the network "
         "that makes them is undertrained or too small. Raise personal-steps, or choose a larger network."
+    ]
+
+
+def _by_heart(found: Symptoms) -> list[str]:
+    if found.coverage is None or found.coverage >= _BY_HEART:
+        return []
+    return [
+        f"Samples of rare classes cover {percent(found.coverage)} of what those of frequent ones do: the "
+        "personal network has learnt its few images by heart. Try class-balance = 0.75, which shows them "
+        "less often, with guidance-scale = 1.5, which keeps the classes apart."
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def attacks(auc: float = 0.7, exceeded: tuple[str, ...] = (), passed: bool = Tru
     )  # fmt: skip
 
 
-HEALTHY = Symptoms("pfdm", minority=4.0, local=6.0, oracle=3.5, accuracy=0.9, sharpness=1.0)
+HEALTHY = Symptoms("pfdm", minority=4.0, local=6.0, oracle=3.5, accuracy=0.9, coverage=0.6, sharpness=1.0)
 
 
 def test_a_healthy_run_and_one_without_numbers_show_nothing() -> None:
@@ -51,6 +52,7 @@ def test_a_healthy_run_and_one_without_numbers_show_nothing() -> None:
         ({"minority": 7.0, "oracle": 6.5}, "personal network is too small", "raise global-steps"),
         ({"minority": 7.0, "oracle": None}, "oracle = true would tell why", "raise global-steps"),
         ({"accuracy": 0.4}, "only 40 % of rare-class samples", "blurred"),
+        ({"coverage": 0.3}, "learnt its few images by heart", "blurred"),
         ({"sharpness": 0.5}, "sharpness is 50 % of that of real images", "rare classes"),
         ({"sharpness": 0.5}, "t0 is too small", "t0 is too large"),
         ({"method": "fedavg", "sharpness": 0.5}, "raise personal-steps", "t0"),
@@ -75,6 +77,21 @@ def test_symptoms_are_means_over_clients(run_folder: Build) -> None:
     assert found.local == pytest.approx(6.2 * 1.07)
     assert (found.minority, found.accuracy) == (pytest.approx(4.1), pytest.approx(0.9))
     assert found.attacks is None
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(1.0, 0.3), (0.75, None)])
+def test_coverage_is_read_where_classes_were_drawn_equally_often(
+    run_folder: Build, balance: float, expected: float | None
+) -> None:
+    folder = run_folder()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "class-balance": balance}))
+    results = json.loads((folder / "results.json").read_text())
+    for client in results["clients"]:
+        client["groups"]["minority"]["pfdm"]["recall"] = 0.2 + 0.08 * client["client"]
+        client["groups"]["majority"]["pfdm"]["recall"] = 0.8
+    (folder / "results.json").write_text(json.dumps(results))
+    assert symptoms(RunFiles.read(folder)).coverage == (expected and pytest.approx(expected))
 
 
 def test_what_attacks_found_counts_only_when_every_control_was_defeated(run_folder: Build) -> None:
