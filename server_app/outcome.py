@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedpdiff.config import PFDM, RunConfig
 from fedpdiff.data.classes import absent_classes, class_groups
 from fedpdiff.federation.server import ServerTasks, load_samples
 from fedpdiff.results import (
@@ -40,19 +39,12 @@ def build_results(strategy: Federation[Any], tasks: ServerTasks, bounds: Bounds)
         bytes_up=[site.uploaded for site in sites],
         bytes_down=[site.bytes_down for site in sites],
         client_steps=[site.gradient_steps for site in sites],
-        sampling_evaluations=sampling_evaluations(config),
+        sampling_evaluations=config.global_sampling_steps + config.personal_sampling_steps,
         seconds=dict(strategy.seconds),
         participants=[site.name for site in sites],
         refused=strategy.participants.refused,
         **strategy.outcome(),
     )
-
-
-def sampling_evaluations(config: RunConfig) -> int:
-    """Return how often networks are asked for one sample; guidance asks those of clean images twice."""
-    clean = 1 if config.guidance_scale == 1 else 2
-    first = 1 if config.method == PFDM else clean
-    return first * config.global_sampling_steps + clean * config.personal_sampling_steps
 
 
 def _order(site: Site) -> tuple[int, str]:

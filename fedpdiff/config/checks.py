@@ -106,6 +106,11 @@ def _data(config: RunConfig) -> list[str]:
             f"guidance-scale = {config.guidance_scale:g} with label-dropout = 0: guidance asks the network "
             "without the label as well; set label-dropout above 0, or guidance-scale to 1"
         )
+    if config.guidance_scale != 1 and config.clip_flag:
+        problems.append(
+            f"guidance-scale = {config.guidance_scale:g} with clip-flag = true: hiding the label hides the "
+            "flag as well; set guidance-scale to 1 or clip-flag to false"
+        )
     return problems
 
 

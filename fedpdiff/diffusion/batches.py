@@ -107,8 +107,8 @@ class LabelDropout:
     """Hides the label of a share of the images, so that the network also learns what all classes share.
 
     With a handful of images of a class, a network that always sees the label recalls those images whatever it
-    is handed; one that sometimes does not follows the hint. The hidden label is used in training only (Ho &
-    Salimans 2022 introduced it, for guidance).
+    is handed; one that sometimes does not follows the hint. Sampling asks without a label for guidance, which
+    Ho and Salimans (2022) introduced it for, and of classes that the network never saw.
 
     Parameters
     ----------

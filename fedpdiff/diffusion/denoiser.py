@@ -69,14 +69,17 @@ class Denoiser(torch.nn.Module):
         return self.network.dtype
 
     def clean(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
-        """Return what sampling takes for the clean image, in pixels, clamped to [-1, 1].
+        """Return E[x_0 | x_t] in pixels, clamped to [-1, 1]; ``x_t`` has shape (N, C, H, W), pixel frame."""
+        return self._in_pixels(x_t, t, labels, 1.0)
 
-        It is E[x_0 | x_t], of a personal network guided by ``config.guidance_scale``. ``x_t`` has shape
-        (N, C, H, W), pixel frame.
-        """
+    def guided(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
+        """Return what sampling takes for :meth:`clean`: the same, moved by ``config.guidance_scale``."""
+        return self._in_pixels(x_t, t, labels, self.config.guidance_scale)
+
+    def _in_pixels(self, x_t: torch.Tensor, t: int, labels: torch.Tensor, guidance: float) -> torch.Tensor:
         offset = self.centre.to(x_t)
         shifted = x_t - self.chain.alpha_bar[t].sqrt().to(x_t) * offset
-        return (self._clean(shifted, t, labels, self.config.guidance_scale) + offset).clamp(-1.0, 1.0)
+        return (self._clean(shifted, t, labels, guidance) + offset).clamp(-1.0, 1.0)
 
     def clean_clipped(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         """Return E[u | x_t] for images in this half's own frame (global half: clipped, around the centre)."""
@@ -141,8 +144,8 @@ class Denoiser(torch.nn.Module):
         output = self._network_output(x_t, t, labels)
         if guidance == 1.0:
             return output
-        unlabelled = self._evaluate(x_t, t, torch.full_like(labels, self.config.conditions - 1))
-        return unlabelled + guidance * (output - unlabelled)
+        unlabelled = self._evaluate(x_t, t, torch.full_like(labels, self.config.conditions - 1)).float()
+        return unlabelled + guidance * (output.float() - unlabelled)
 
     def _network_output(self, x_t: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         # Clipped is only what comes from the hand-off, down to the switch; a whole chain starts unclipped.

@@ -21,6 +21,8 @@ class DenoiserConfig(BaseModel):
 
     Attributes
     ----------
+    format
+        ``/2`` had no ``guidance_scale``.
     t0
         Level of the uploads.
     hand_off
@@ -50,7 +52,7 @@ class DenoiserConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    format: Literal["fedpdiff-denoiser/2"] = "fedpdiff-denoiser/2"
+    format: Literal["fedpdiff-denoiser/3", "fedpdiff-denoiser/2"] = "fedpdiff-denoiser/3"
     kind: ChainKind
     objective: Objective
     schedule: str
@@ -84,6 +86,8 @@ class DenoiserConfig(BaseModel):
             raise ValueError("objective = 'ambient' is for uploads; a personal half learns noise or velocity")
         if self.guidance_scale != 1 and not (self.kind == "personal" and self.hidden_label):
             raise ValueError("guidance_scale is for a personal half trained with hidden_label")
+        if self.guidance_scale != 1 and self.clip_flag:
+            raise ValueError("guidance_scale with clip_flag: hiding the label would hide the flag as well")
         if self.unseen and not self.hidden_label:
             raise ValueError("unseen: labels can be hidden only from a network trained with hidden_label")
         return self

@@ -59,7 +59,7 @@ class PFDMPipeline(DiffusionPipeline):
         class_labels
             Class numbers or names.
         num_inference_steps
-            Network evaluations in both stages together.
+            Steps in both stages together.
         num_global_steps
             How many of them the global half takes; default half.
         sampler

@@ -135,7 +135,7 @@ def refine(
 ) -> torch.Tensor:
     """Run the personal half from level ``t`` (pixels, shape (N, C, H, W)) down to the image."""
     levels = spaced_levels(t, 0, min(steps, t))
-    images, _ = reverse(personal.clean, personal.chain.alpha_bar, levels, x_t, labels, sampler, generator)
+    images, _ = reverse(personal.guided, personal.chain.alpha_bar, levels, x_t, labels, sampler, generator)
     return images.clamp(-1.0, 1.0)
 
 
@@ -157,7 +157,7 @@ def sample_two_stage(
     labels
         int64, shape (N,): the classes to sample.
     global_steps, personal_steps
-        Network evaluations of each stage.
+        Steps of each stage: one evaluation of a network each, two where it is guided.
     """
     x, view = hand_off(global_half, labels, sampler, global_steps, generator)
     level = global_half.config.hand_off

@@ -23,7 +23,7 @@ BLURRED = 0.75
 _UNRECOGNISED = 0.5
 _CLEARLY = 0.95
 _BY_HEART = 0.5
-"""Coverage below which few images count as learnt by heart: of 3 to 5 it was at most 0.4, of 8 above 0.5."""
+"""Coverage below which few images count as learnt by heart: at most 0.4 with 3 to 5, 0.5 and more with 8."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Symptoms:
         Share of the method's rare-class samples that are recognised as their class, 0 .. 1.
     coverage
         Share of real images of rare classes that lie near a sample (recall), over that of frequent classes;
-        None as well where the network was not trained on all classes equally often.
+        None as well where classes were not drawn equally often or always with their label.
     sharpness
         Of the method's samples, as a share of that of real images.
     attacks
@@ -90,7 +90,8 @@ def _minority(results: Results, column: Method, metric: str) -> float | None:
 
 
 def _coverage(run: RunFiles, column: Method) -> float | None:
-    if run.config.get("class-balance") != 1 or run.results.method.startswith("dpdm"):
+    drawn = run.config.get("class-balance") == 1 and not run.results.method.startswith("dpdm")
+    if not drawn or not run.config.get("label-dropout"):
         return None
     rare = _group(run.results, "minority", column, "recall")
     frequent = _group(run.results, "majority", column, "recall")
@@ -149,8 +150,9 @@ def _by_heart(found: Symptoms) -> list[str]:
         return []
     return [
         f"Samples of rare classes cover {percent(found.coverage)} of what those of frequent ones do: the "
-        "personal network has learnt its few images by heart. Try class-balance = 0.75, which shows them "
-        "less often, with guidance-scale = 1.5, which keeps the classes apart."
+        "network has learnt its few images by heart. Try, on public data, to draw them less often "
+        "(class-balance = 0.75 beside thousands of other images), with guidance-scale = 1.5 to keep the "
+        "classes apart."
     ]
 
 

@@ -93,6 +93,7 @@ def _symptoms(sweep: SweepRows, row: Row) -> Symptoms:
         local=min(alone, default=None),
         oracle=oracle.mean if oracle else None,
         accuracy=accuracy.mean if accuracy else None,
+        coverage=_mean([s.coverage for s in each]),
         sharpness=_mean([s.sharpness for s in each]),
         attacks=next((a for a in attacked if a.exceeded), attacked[0] if attacked else None),
     )

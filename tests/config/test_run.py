@@ -104,6 +104,7 @@ def test_all_problems_are_listed_at_once() -> None:
         ({"chain": "nested"}, ["hand-off-signal", "nested"]),
         ({"hand_off_signal": 0}, ["hand-off-signal", "personal-base"]),
         ({"guidance_scale": 1.5, "label_dropout": 0}, ["guidance-scale", "label-dropout"]),
+        ({"guidance_scale": 1.5, "clip_flag": True}, ["guidance-scale", "clip-flag"]),
         ({"personal_levels": "below-t0"}, ["personal-base", "personal-levels"]),
         ({"objective": "noise"}, ["global-base", "ambient"]),
         ({"min_clients": 3}, ["min-clients", "clients"]),

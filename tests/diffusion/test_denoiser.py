@@ -160,11 +160,10 @@ def test_guidance_moves_a_class_away_from_all(
     moved = everything.shifted(torch.full((1, 2, 2), 0.05 * scale))
     guided = moved.expected(x, share)
     assert float(guided.abs().max()) < 1
-    torch.testing.assert_close(half.clean(x, 300, labels), guided, atol=1e-5, rtol=0)
+    torch.testing.assert_close(half.guided(x, 300, labels), guided, atol=1e-5, rtol=0)
     # What is not sampling, such as an attack, asks the network itself.
-    torch.testing.assert_close(
-        half.clean_clipped(x, 300, labels), gaussian.expected(x, share), atol=1e-5, rtol=0
-    )
+    for found in (half.clean(x, 300, labels), half.clean_clipped(x, 300, labels)):
+        torch.testing.assert_close(found, gaussian.expected(x, share), atol=1e-5, rtol=0)
     torch.testing.assert_close(half.noise(x, 300, labels), gaussian.expected_noise(x, share))
 
 
@@ -172,7 +171,7 @@ def test_without_guidance_the_network_is_asked_once(gaussian: Any, exact_network
     for scale, times in ((1.0, 1), (1.5, 2)):
         config = describe("personal", image_shape=[1, 2, 2], hidden_label=True, guidance_scale=scale)
         network = exact_network(config.chain(), [gaussian] * 3)
-        Denoiser(network, config, torch.zeros(1, 2, 2)).clean(
+        Denoiser(network, config, torch.zeros(1, 2, 2)).guided(
             torch.zeros(2, 1, 2, 2), 9, torch.tensor([0, 1])
         )
         assert network.asked == [(8, [0, 1]), (8, [2, 2])][:times]
@@ -185,12 +184,34 @@ def test_guidance_survives_the_disk(micro: str, describe: Any, tmp_path: Path) -
     half.save_pretrained(tmp_path)
     x, labels = 0.1 * torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
     with torch.no_grad():
-        found = Denoiser.from_pretrained(tmp_path).clean(x, 500, labels)
-        assert torch.equal(found, half.clean(x, 500, labels))
-        assert not torch.equal(found, half.clean_clipped(x, 500, labels).clamp(-1, 1))
+        found = Denoiser.from_pretrained(tmp_path).guided(x, 500, labels)
+        assert torch.equal(found, half.guided(x, 500, labels))
+        assert not torch.equal(found, half.clean(x, 500, labels))
+
+
+def test_a_half_of_the_format_before_is_read_as_it_was(micro: str, describe: Any, tmp_path: Path) -> None:
+    network = build_network(micro, (1, 4, 4), 3, seed=1).eval()
+    Denoiser(network, describe("personal", hidden_label=True), torch.zeros(1, 4, 4)).save_pretrained(tmp_path)
+    old = json.loads((tmp_path / "denoiser.json").read_text())
+    del old["guidance_scale"]
+    (tmp_path / "denoiser.json").write_text(json.dumps({**old, "format": "fedpdiff-denoiser/2"}))
+    assert Denoiser.from_pretrained(tmp_path).config.guidance_scale == 1.0
+
+
+def test_guidance_changes_nothing_for_a_class_that_was_never_seen(micro: str, describe: Any) -> None:
+    network = build_network(micro, (1, 4, 4), 3, seed=1).eval()
+    config = describe("personal", hidden_label=True, guidance_scale=3.0, unseen=[1])
+    half = Denoiser(network, config, torch.zeros(1, 4, 4))
+    x, labels = 0.1 * torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+    with torch.no_grad():
+        guided, bare = half.guided(x, 500, labels), half.clean(x, 500, labels)
+    torch.testing.assert_close(guided[1], bare[1])
+    assert not torch.allclose(guided[0], bare[0])
 
 
 def test_guidance_needs_a_personal_network_that_knows_no_label(describe: Any) -> None:
     for kind, settings in (("personal", {}), ("continued", {"hidden_label": True})):
         with pytest.raises(ValueError, match="for a personal half trained with hidden_label"):
             describe(kind, **settings, guidance_scale=1.5)
+    with pytest.raises(ValueError, match="would hide the flag"):
+        describe("personal", hidden_label=True, clip_flag=True, guidance_scale=1.5)

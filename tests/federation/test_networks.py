@@ -49,9 +49,11 @@ def test_a_personal_half_knows_which_classes_it_never_saw(
 def test_every_personal_half_is_guided_and_no_global_one(
     run_config: Callable[..., RunConfig], agreed: Callable[..., Mechanism]
 ) -> None:
-    config = run_config(guidance_scale=1.5)
+    config = run_config(guidance_scale=1.5, personal_steps=1, batch_size=2, warmup_steps=0, device="cpu")
     trainer = Trainer(
         config, agreed(8, list(config.image_shape)), np.zeros(config.image_shape), tuple("0123")
     )
+    images = LabelledImages(torch.zeros(3, *config.image_shape, dtype=torch.uint8), torch.tensor([0, 2, 2]))
+    assert trainer.personal(images, ("client", 0, "personal")).config.guidance_scale == 1.5
     assert trainer.untrained(("client", 0)).config.guidance_scale == 1.5
     assert trainer.empty_global_half().config.guidance_scale == 1.0

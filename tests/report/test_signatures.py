@@ -79,13 +79,17 @@ def test_symptoms_are_means_over_clients(run_folder: Build) -> None:
     assert found.attacks is None
 
 
-@pytest.mark.parametrize(("balance", "expected"), [(1.0, 0.3), (0.75, None)])
+@pytest.mark.parametrize(
+    ("balance", "dropout", "expected"), [(1.0, 0.2, 0.3), (0.75, 0.2, None), (1.0, 0.0, None)]
+)
 def test_coverage_is_read_where_classes_were_drawn_equally_often(
-    run_folder: Build, balance: float, expected: float | None
+    run_folder: Build, balance: float, dropout: float, expected: float | None
 ) -> None:
     folder = run_folder()
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "class-balance": balance}))
+    (folder / "config.json").write_text(
+        json.dumps({**config, "class-balance": balance, "label-dropout": dropout})
+    )
     results = json.loads((folder / "results.json").read_text())
     for client in results["clients"]:
         client["groups"]["minority"]["pfdm"]["recall"] = 0.2 + 0.08 * client["client"]
