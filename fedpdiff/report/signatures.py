@@ -150,9 +150,9 @@ def _by_heart(found: Symptoms) -> list[str]:
         return []
     return [
         f"Samples of rare classes cover {percent(found.coverage)} of what those of frequent ones do: the "
-        "network has learnt its few images by heart. Try, on public data, to draw them less often "
-        "(class-balance = 0.75 beside thousands of other images), with guidance-scale = 1.5 to keep the "
-        "classes apart."
+        "network has learnt its few images by heart. Try, on public data, to draw them a sixth as often "
+        "(class-balance = 0.75 where frequent classes have a thousand times as many images, 0.5 where thirty "
+        "times), with guidance-scale = 1.5 to keep the classes apart."
     ]
 
 

@@ -219,6 +219,24 @@ def test_what_beats_pfdm_is_said(rivals: Path, tmp_path: Path) -> None:
     assert findings(write_plan(out, runs)) == ["PFDM, rare classes at 4.00: no other method is better."]
 
 
+def test_images_learnt_by_heart_are_said(tmp_path: Path) -> None:
+    """Recall of rare samples a quarter of that of frequent ones in one point, nearly equal in another."""
+    runs = []
+    for epsilon, recall in ((1.0, 0.2), (10.0, 0.7)):
+        config = {"class-balance": 1.0, "label-dropout": 0.2}
+        entry = write_run(tmp_path, {"epsilon": epsilon}, 1, {"pfdm": 4.0}, config=config)
+        results = tmp_path / entry["name"] / "results.json"
+        content = json.loads(results.read_text())
+        for client in content["clients"]:
+            for group, value in (("minority", recall), ("majority", 0.8)):
+                client["groups"][group]["pfdm"]["recall"] = value
+        results.write_text(json.dumps(content))
+        runs.append(entry)
+    lines = [line for line in findings(write_plan(tmp_path, runs)) if "by heart" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("PFDM (epsilon = 1.0): Samples of rare classes cover 25 %")
+
+
 def test_a_frontier_compares_every_epsilon_with_what_has_none(tmp_path: Path) -> None:
     runs = []
     for epsilon, distance in ((1.0, 7.0), (10.0, 5.0)):
