@@ -173,7 +173,7 @@ def hand_off(
     x = _noise(global_half, len(labels), generator)
     if chain.kind == "continued":
         levels = spaced_levels(top, level, min(steps, top - level))
-        return reverse(global_half.clean, chain.alpha_bar, levels, x, labels, sampler, generator, stop=level)
+        return reverse(global_half.guided, chain.alpha_bar, levels, x, labels, sampler, generator, stop=level)
     # Nested: a whole chain over the uploads as if they were clean images; its result is at level t0.
     levels = spaced_levels(top, 0, min(steps, top))
     upload, _ = reverse(global_half.start, chain.ratio, levels, x, labels, sampler, generator)

@@ -94,13 +94,13 @@ def test_batches_are_the_parts_of_a_call(pipe: PFDMPipeline) -> None:
 
 def test_the_steps_are_divided_as_asked(pipe: PFDMPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
-    original = Denoiser.clean
+    original = Denoiser.guided
 
     def spy(self: Denoiser, x: torch.Tensor, t: int, labels: torch.Tensor) -> torch.Tensor:
         asked.append((self.config.kind, t))
         return original(self, x, t, labels)
 
-    monkeypatch.setattr(Denoiser, "clean", spy)
+    monkeypatch.setattr(Denoiser, "guided", spy)
     sample(pipe, num_inference_steps=7, num_global_steps=2)
     assert [kind for kind, _ in asked] == ["continued"] * 2 + ["personal"] * 5
     assert next(t for kind, t in asked if kind == "personal") == 300
