@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,21 @@ def test_each_half_is_used_for_what_it_knows(world: Any, make_exact_denoiser: An
         global_view(shared, images, LABELS[:2], torch.Generator(), level=300)
     with pytest.raises(ConfigError, match="at least one draw"):
         global_view(shared, images, LABELS[:2], torch.Generator(), draws=0)
+
+
+def test_guidance_is_not_the_attackers(
+    world: Any, make_noisy: Any, make_exact_denoiser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half that is sampled with guidance attacks with its own estimate."""
+    halves = [make_exact_denoiser(world, hidden_label=True, guidance_scale=scale) for scale in (1.0, 3.0)]
+    for half in halves:
+        exact = half.network.forward
+
+        def labelled(x: Any, t: Any, class_labels: Any, exact: Any = exact) -> SimpleNamespace:
+            return SimpleNamespace(sample=exact(x, t, class_labels).sample + class_labels.view(-1, 1, 1, 1))
+
+        monkeypatch.setattr(half.network, "forward", labelled)
+    uploads = make_noisy(world.draw(COUNT, 1), LEVEL, 2)
+    plain, guided = (tweedie(clean_image_prior(half), uploads, LEVEL, LABELS) for half in halves)
+    assert torch.equal(plain, guided)
+    assert not torch.allclose(halves[1].guided(uploads, LEVEL, LABELS), guided)
