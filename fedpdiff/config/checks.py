@@ -19,7 +19,7 @@ _SIZE_MULTIPLE = {
 
 def impossible_combinations(config: RunConfig) -> list[str]:
     """Return one line per problem; each names the settings, their values, and what to do."""
-    groups = (_clients, _method, _device, _data, _partition, _privacy, _levels, _evaluation)
+    groups = (_clients, _method, _device, _data, _partition, _privacy, _guidance, _levels, _evaluation)
     return [problem for group in groups for problem in group(config)]
 
 
@@ -101,16 +101,6 @@ def _data(config: RunConfig) -> list[str]:
         problems.append(
             f"classes = {show(config.classes)}: empty or repeated names: {', '.join(repeated)[:200]}"
         )
-    if config.guidance_scale != 1 and not config.label_dropout:
-        problems.append(
-            f"guidance-scale = {config.guidance_scale:g} with label-dropout = 0: guidance asks the network "
-            "without the label as well; set label-dropout above 0, or guidance-scale to 1"
-        )
-    if config.guidance_scale != 1 and config.clip_flag:
-        problems.append(
-            f"guidance-scale = {config.guidance_scale:g} with clip-flag = true: hiding the label hides the "
-            "flag as well; set guidance-scale to 1 or clip-flag to false"
-        )
     return problems
 
 
@@ -154,6 +144,23 @@ def _privacy(config: RunConfig) -> list[str]:
     if config.clip_flag and config.clip_rule == "none":
         problems.append(
             'clip-flag = true with clip-rule = "none": nothing is clipped; set clip-flag to false'
+        )
+    return problems
+
+
+def _guidance(config: RunConfig) -> list[str]:
+    if config.guidance_scale == 1:
+        return []
+    given, problems = f"guidance-scale = {config.guidance_scale:g}", []
+    if not config.label_dropout:
+        problems.append(
+            f"{given} with label-dropout = 0: guidance asks the network without the label as well; set "
+            "label-dropout above 0, or guidance-scale to 1"
+        )
+    if config.clip_flag:
+        problems.append(
+            f"{given} with clip-flag = true: hiding the label hides the flag as well; set guidance-scale to "
+            "1, or clip-flag to false"
         )
     return problems
 
